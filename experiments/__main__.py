@@ -1,0 +1,23 @@
+"""`python -m experiments NAME [--flag=value ...]`: the door that `make experiment` uses."""
+
+import importlib
+import sys
+
+from experiments import cli
+
+EXPERIMENTS = ("cellular_automata",)
+
+
+def main(argv: list[str]) -> int:
+    """Runs an experiment by name; exit code 2 and the known names if there is none of that name."""
+    name = argv[1] if len(argv) > 1 else ""
+    if name not in EXPERIMENTS:
+        allowed = ", ".join(EXPERIMENTS)
+        print(f"error: EXP={name} is unknown; allowed: {allowed}", file=sys.stderr)
+        return 2
+    experiment = importlib.import_module(f"experiments.{name}")
+    return cli.run(experiment.main, argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

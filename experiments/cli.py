@@ -1,0 +1,78 @@
+"""How every experiment binary meets its user: flags, errors, exit codes, log lines.
+
+Exit codes: 0 done, 1 a run failed, 2 bad input (one line on stderr says what and what is allowed),
+143 stopped by SIGTERM with everything saved.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from sleep_jax.errors import UserError
+
+STOPPED = 143
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+
+def set_up_logging(prefix: str = "") -> None:
+    """Progress of the suite goes to stdout at once; other libraries only warn, on stderr."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("sleep_jax")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def run(main: Callable[[], int], argv: Sequence[str]) -> int:
+    """Parses flags and runs `main`; turns bad input into one line and exit code 2."""
+    set_up_logging()
+    try:
+        rest = flags.FLAGS(list(argv))[1:]
+        if rest:
+            raise UserError(f"argument {rest[0]!r} is not understood; allowed: --flag=value")
+        return main()
+    except (UserError, flags.Error) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def parse_numbers(name: str, values: Sequence[str], low: int, meaning: str) -> tuple[int, ...]:
+    """Comma-separated whole numbers of flag `name`, each at least `low`, none twice.
+
+    Raises:
+      UserError: naming the flag, the value and what is allowed.
+    """
+    numbers = []
+    for value in values:
+        if not value.isdigit() or int(value) < low:
+            raise UserError(f"--{name}={value} is not possible; allowed: {meaning} >= {low}")
+        numbers.append(int(value))
+    if len(set(numbers)) != len(numbers):
+        raise UserError(f"--{name}={','.join(values)} names a value twice; allowed: each once")
+    return tuple(numbers)
+
+
+class StopSignal:
+    """True once this process was asked to stop, or was orphaned by its parent."""
+
+    def __init__(self, parent: int | None = None):
+        self._asked = False
+        self._parent = parent
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self._asked = True
+
+    def __call__(self) -> bool:
+        return self._asked or (self._parent is not None and os.getppid() != self._parent)

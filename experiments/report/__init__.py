@@ -1,0 +1,1 @@
+"""From run directories to results.json, tables and figures, and from nothing else."""

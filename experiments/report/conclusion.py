@@ -1,0 +1,148 @@
+"""Two sentences under the table, computed: what a reader may conclude, and what not.
+
+The words follow the intervals, whichever way they point: the same code says that passes help, that
+they hurt, or that nothing is shown.
+"""
+
+from collections.abc import Sequence
+
+from experiments.report.groups import Group, equal_compute, equal_tokens, headline, short
+from experiments.report.published import PAPER_SETTING
+
+# A matched run stops at a whole step, so its FLOPs cannot be exactly those of the largest N.
+_FLOPS_TOLERANCE = 0.05
+
+
+def conclude(summary: Sequence[Group]) -> str:
+    """Exactly two sentences about the headline setting of `summary`."""
+    at = headline(summary)
+    if at is None:
+        return (
+            "No hybrid trained on equal tokens has finished, so nothing can be concluded about "
+            "sleep. No number above should be read as evidence for or against it."
+        )
+    groups = equal_tokens(summary, at)
+    matched = equal_compute(summary, at)
+    one = next((group for group in groups if group["passes"] == 1), None)
+    most = groups[-1] if groups[-1]["passes"] > 1 else None
+    where = (
+        f"At t = {at.rollout_steps}, W = {at.width} and {short(at.train_tokens)} training tokens"
+    )
+    if most is None:
+        may = f"{where}, no run with N > 1 has finished, so the worth of more passes is unknown."
+    else:
+        may = f"{where}, {_at_equal_tokens(one, most)}; {_at_equal_compute(matched, most)}."
+    return f"{may} {_caveats(one, most, matched)}"
+
+
+def _at_equal_tokens(one: Group | None, most: Group) -> str:
+    name = f"N = {most['passes']}"
+    if one is None:
+        return f"{name} reaches {_quote(most)}, but N = 1 is missing at equal tokens"
+    verdict = _verdict(most, one, better="the passes helped", worse="the passes hurt")
+    return (
+        f"{name} reaches an exact accuracy of {_quote(most)} and N = 1 reaches {_quote(one)}, "
+        f"a difference of {_difference(most, one):+.3f} where the best constant answer scores "
+        f"{most['floor']:.3f}: {verdict}"
+    )
+
+
+def _at_equal_compute(matched: Group | None, most: Group) -> str:
+    name = f"N = {most['passes']}"
+    if matched is None:
+        return f"N = 1 with the training FLOPs of {name} is missing"
+    ratio = _flops_ratio(matched, most)
+    verdict = _verdict(most, matched, better=f"{name} is better", worse=f"{name} is worse")
+    if abs(ratio - 1) > _FLOPS_TOLERANCE:
+        verdict = "these are not equal compute, and no verdict is drawn"
+    return (
+        f"N = 1 given {ratio:.2f} times the training FLOPs of {name} "
+        f"({short(matched['train_tokens'])} tokens) reaches {_quote(matched)}, from which {name} "
+        f"differs by {_difference(most, matched):+.3f}: {verdict}"
+    )
+
+
+def _verdict(first: Group, second: Group, better: str, worse: str) -> str:
+    if not (_is_learned(first) or _is_learned(second)):
+        return "neither is clear of the constant answer and nothing is established"
+    return {
+        1: f"the intervals do not overlap and {better}",
+        0: "the intervals overlap and no difference is established",
+        -1: f"the intervals do not overlap and {worse}",
+    }[_order(first, second)]
+
+
+def _caveats(one: Group | None, most: Group | None, matched: Group | None) -> str:
+    """The sentence that says what the numbers do not show."""
+    shown = [group for group in (one, most, matched) if group is not None]
+    points = []
+    if most is not None:
+        points.append(_about_compute(most, matched))
+    unlearned = [group for group in shown if not _is_learned(group)]
+    if unlearned:
+        names = _join([_name(group) for group in unlearned])
+        points.append(f"that {names} learned anything of the task (not clear of the constant)")
+    points.append(_about_seeds(shown))
+    width, tokens = shown[0]["width"], short(shown[0]["train_tokens"])
+    points.append(
+        f"that the same holds at other widths, depths, model sizes or budgets than W = {width} "
+        f"and {tokens} tokens, the paper's ({PAPER_SETTING}) among them"
+    )
+    return f"It may not be concluded {'; nor '.join(points)}."
+
+
+def _about_compute(most: Group, matched: Group | None) -> str:
+    if matched is None:
+        return "that sleep is worth its training compute, for which the matched run is missing"
+    if abs(_flops_ratio(matched, most) - 1) > _FLOPS_TOLERANCE:
+        return "that sleep is worth its training compute, for which no run is matched"
+    score = f"{matched['exact_accuracy']['mean']:.3f}"
+    return {
+        1: "that the gain at equal compute is more than one pass reaches if tuned for that budget",
+        0: f"that sleep saves training compute, as N = 1 reaches {score} with the same FLOPs",
+        -1: f"that sleep saves training compute, as the same FLOPs take N = 1 further ({score})",
+    }[_order(most, matched)]
+
+
+def _about_seeds(shown: Sequence[Group]) -> str:
+    seeds = min(group["exact_accuracy"]["n"] for group in shown)
+    if seeds == 1:
+        return (
+            "that another seed would agree, as some interval is over the evaluation sequences "
+            "of one seed"
+        )
+    return f"that differences inside the intervals of {seeds} seeds are absent"
+
+
+def _order(first: Group, second: Group) -> int:
+    """1 if the first is better with intervals apart, -1 if worse, 0 if the intervals overlap."""
+    a, b = first["exact_accuracy"]["ci95"], second["exact_accuracy"]["ci95"]
+    return int(a[0] > b[1]) - int(a[1] < b[0])
+
+
+def _is_learned(group: Group) -> bool:
+    """Whether the whole interval lies above what the best constant answer scores."""
+    return group["exact_accuracy"]["ci95"][0] > group["floor"]
+
+
+def _difference(first: Group, second: Group) -> float:
+    return first["exact_accuracy"]["mean"] - second["exact_accuracy"]["mean"]
+
+
+def _flops_ratio(matched: Group, most: Group) -> float:
+    return matched["train_flops"] / most["train_flops"]
+
+
+def _quote(group: Group) -> str:
+    score = group["exact_accuracy"]
+    low, high = score["ci95"]
+    return f"{score['mean']:.3f} [{low:.3f}, {high:.3f}] (n = {score['n']})"
+
+
+def _name(group: Group) -> str:
+    matched = " at equal compute" if group["match"] == "flops" else ""
+    return f"N = {group['passes']}{matched}"
+
+
+def _join(names: list[str]) -> str:
+    return " or ".join([", ".join(names[:-1])] * (len(names) > 1) + names[-1:])

@@ -1,0 +1,100 @@
+"""What a group over seeds is, and which groups the conclusion and the figures are about."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
+
+
+class Interval(TypedDict):
+    """A mean with its 95% interval and what that interval is taken over."""
+
+    mean: float
+    ci95: list[float]
+    n: int
+    ci95_over: str
+
+
+class Group(TypedDict):
+    """All seeds of one setting. `values` are the exact accuracies in the order of `seeds`."""
+
+    model: str
+    update_rule: str
+    passes: int
+    rollout_steps: int
+    width: int
+    match: str
+    train_tokens: int
+    train_flops: int
+    parameters: int
+    exact_accuracy: Interval
+    label_accuracy: float
+    floor: float
+    label_floor: float
+    wall_seconds: float
+    seeds: list[int]
+    values: list[float]
+
+
+class Headline(NamedTuple):
+    """The setting that the conclusion and the training curves are about."""
+
+    update_rule: str
+    rollout_steps: int
+    width: int
+    train_tokens: int
+
+
+def headline(summary: Sequence[Group]) -> Headline | None:
+    """The setting with most seeds; ties go to most finished N, then to the deepest t."""
+    settings: dict[Headline, list[Group]] = {}
+    for group in summary:
+        if group["model"] == "hybrid" and group["match"] == "tokens":
+            settings.setdefault(_setting(group), []).append(group)
+    if not settings:
+        return None
+
+    def rank(setting: Headline) -> tuple[int, int, int, int, int]:
+        groups = settings[setting]
+        seeds = len({seed for group in groups for seed in group["seeds"]})
+        return (seeds, len(groups), setting.rollout_steps, setting.width, setting.train_tokens)
+
+    return max(settings, key=rank)
+
+
+def equal_tokens(summary: Sequence[Group], at: Headline) -> list[Group]:
+    """The hybrids trained on the headline's tokens, by ascending N."""
+    found = [
+        group
+        for group in summary
+        if group["model"] == "hybrid" and group["match"] == "tokens" and _setting(group) == at
+    ]
+    return sorted(found, key=lambda group: group["passes"])
+
+
+def equal_compute(summary: Sequence[Group], at: Headline) -> Group | None:
+    """The N = 1 hybrid trained with the FLOPs of the headline's largest N."""
+    found = [
+        group
+        for group in summary
+        if group["model"] == "hybrid"
+        and group["match"] == "flops"
+        and group["passes"] == 1
+        and _setting(group)[:3] == at[:3]  # its tokens differ: that is what was matched away
+    ]
+    if not found:
+        return None
+    target = max((group["train_flops"] for group in equal_tokens(summary, at)), default=0)
+    return min(found, key=lambda group: abs(group["train_flops"] - target))
+
+
+def short(count: int) -> str:
+    """A token count as text: 614400 is 0.61M."""
+    for size, suffix in ((10**9, "B"), (10**6, "M")):
+        if count >= size / 10:
+            return f"{count / size:.2f}{suffix}"
+    return f"{count / 1000:.1f}k"
+
+
+def _setting(group: Group) -> Headline:
+    return Headline(
+        group["update_rule"], group["rollout_steps"], group["width"], group["train_tokens"]
+    )

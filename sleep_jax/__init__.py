@@ -1,0 +1,1 @@
+"""Language models that sleep: context is consolidated into fast weights before it is evicted."""

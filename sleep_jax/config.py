@@ -1,0 +1,284 @@
+"""Frozen configuration of a run, and strict `path=value` overrides of its fields."""
+
+import dataclasses
+import typing
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from sleep_jax.errors import UserError
+from sleep_jax.tasks.rule110 import Rule110Config
+
+MIXERS = ("attention", "gated_delta_net")
+T = TypeVar("T")
+
+
+def require(condition: bool, field: str, value: object, allowed: str) -> None:
+    """Raises UserError naming the field, its value and what is allowed, unless `condition`."""
+    if not condition:
+        raise UserError(f"{field}={value!r} is not possible; allowed: {allowed}")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    """Softmax attention inside one window."""
+
+    heads: int = 2
+    kv_heads: int = 2
+    head_dim: int = 32
+    qk_norm: bool = False
+    rope_theta: float = 10_000.0
+
+    def validate(self) -> None:
+        require(self.heads >= 1, "model.attention.heads", self.heads, ">= 1")
+        require(
+            self.kv_heads >= 1 and self.heads % self.kv_heads == 0,
+            "model.attention.kv_heads",
+            self.kv_heads,
+            f"a divisor of model.attention.heads={self.heads}",
+        )
+        even = self.head_dim >= 2 and self.head_dim % 2 == 0
+        require(even, "model.attention.head_dim", self.head_dim, "even, >= 2 (RoPE turns pairs)")
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedDeltaNetConfig:
+    """Gated DeltaNet (arXiv 2412.06464): heads and sizes of its fast weights."""
+
+    key_heads: int = 2
+    value_heads: int = 2
+    key_dim: int = 32
+    value_dim: int = 32
+    conv_width: int = 4
+    negative_eigenvalues: bool = False  # beta in (0, 2) instead of (0, 1)
+
+    def validate(self) -> None:
+        for name in ("key_heads", "key_dim", "value_dim", "conv_width"):
+            value = getattr(self, name)
+            require(value >= 1, f"model.gated_delta_net.{name}", value, ">= 1")
+        require(
+            self.value_heads >= 1 and self.value_heads % self.key_heads == 0,
+            "model.gated_delta_net.value_heads",
+            self.value_heads,
+            f"a multiple of model.gated_delta_net.key_heads={self.key_heads}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Pre-norm decoder; `pattern` names the mixer of each block, first block first."""
+
+    pattern: tuple[str, ...] = ("attention", "gated_delta_net", "attention", "gated_delta_net")
+    d_model: int = 64
+    mlp_hidden: int = 128
+    vocab_size: int = 3
+    norm_eps: float = 1e-6
+    # "auto" is bfloat16 where the device computes in it (TPU, GPU), float32 on CPU.
+    activation_dtype: str = "auto"
+    attention: AttentionConfig = AttentionConfig()
+    gated_delta_net: GatedDeltaNetConfig = GatedDeltaNetConfig()
+
+    def validate(self) -> None:
+        known = bool(self.pattern) and all(name in MIXERS for name in self.pattern)
+        require(known, "model.pattern", ",".join(self.pattern), f"a list of {', '.join(MIXERS)}")
+        for name in ("d_model", "mlp_hidden", "vocab_size"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), ">= 1")
+        dtypes = ("auto", "float32", "bfloat16")
+        dtype = self.activation_dtype
+        require(dtype in dtypes, "model.activation_dtype", dtype, ", ".join(dtypes))
+        self.attention.validate()
+        self.gated_delta_net.validate()
+
+
+@dataclasses.dataclass(frozen=True)
+class SleepConfig:
+    """The sleep loop: passes N over a window, and what is rematerialised in the backward."""
+
+    passes: int = 1
+    # "pass" keeps only the features and fast weights between passes, "window" only the fast
+    # weights between windows.
+    remat: str = "pass"
+    # "evict" destroys the cache after each window (arXiv 2605.26099, Algorithm 1); "keep" reads the
+    # whole sequence in one window, the full-attention baseline.
+    cache: str = "evict"
+
+    def validate(self) -> None:
+        require(self.passes >= 1, "sleep.passes", self.passes, "N >= 1")
+        require(
+            self.remat in ("none", "pass", "window"),
+            "sleep.remat",
+            self.remat,
+            "none, pass, window",
+        )
+        require(self.cache in ("evict", "keep"), "sleep.cache", self.cache, "evict, keep")
+        require(
+            self.cache == "evict" or self.passes == 1,
+            "sleep.passes",
+            self.passes,
+            "1 with sleep.cache=keep (nothing is evicted, so nothing sleeps)",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Muon for hidden matrices, AdamW for the rest; one schedule shape for both rates."""
+
+    muon_learning_rate: float = 2e-3
+    adamw_learning_rate: float = 5e-5
+    muon_momentum: float = 0.95
+    adamw_b1: float = 0.9
+    adamw_b2: float = 0.98
+    weight_decay: float = 0.0
+    warmup_fraction: float = 0.05
+    decay_fraction: float = 0.3
+    clip_norm: float = 1.0
+
+    def validate(self) -> None:
+        for name in ("muon_learning_rate", "adamw_learning_rate", "clip_norm"):
+            require(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "> 0")
+        for name in ("muon_momentum", "adamw_b1", "adamw_b2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"optimizer.{name}", value, "0 <= x < 1")
+        for name in ("warmup_fraction", "decay_fraction"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"optimizer.{name}", value, "a share of the run, 0 to 1")
+        total = self.warmup_fraction + self.decay_fraction
+        require(total <= 1, "optimizer.decay_fraction", self.decay_fraction, "<= 1 - warm-up")
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, ">= 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Budget, cadence and evaluation of one run. Steps are counted in optimizer updates."""
+
+    seed: int = 0
+    batch_size: int = 64
+    tokens: int = 1_000_000  # training tokens, context and answers together
+    log_every: int = 20
+    checkpoint_every: int = 200
+    keep_checkpoints: int = 2
+    evaluations: int = 10  # evenly spaced over the run, the last one at its end
+    evaluation_sequences: int = 1024
+    curve_sequences: int = 256  # of them, scored before the end, for curves only
+    evaluation_split: str = "test"  # tune on "validation"
+    evaluate_passes: tuple[int, ...] = ()  # other N at which the trained model is read as well
+
+    def validate(self) -> None:
+        for name in (
+            "batch_size",
+            "tokens",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "evaluations",
+            "evaluation_sequences",
+            "curve_sequences",
+        ):
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), ">= 1")
+        require(self.seed >= 0, "train.seed", self.seed, ">= 0")
+        split = self.evaluation_split
+        require(
+            split in ("validation", "test"), "train.evaluation_split", split, "validation, test"
+        )
+        passes = self.evaluate_passes
+        require(all(n >= 1 for n in passes), "train.evaluate_passes", passes, "N >= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the result of one training run."""
+
+    model: ModelConfig = ModelConfig()
+    sleep: SleepConfig = SleepConfig()
+    task: Rule110Config = Rule110Config()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+
+    def validate(self) -> None:
+        """Raises UserError with one line for the first field that cannot be."""
+        for part in (self.model, self.sleep, self.task, self.optimizer, self.train):
+            part.validate()
+        require(self.steps >= 1, "train.tokens", self.train.tokens, ">= one batch of sequences")
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of one sequence, T: K strings of W bits and K answers."""
+        return self.task.strings * (self.task.width + 1)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.train.batch_size * self.sequence_length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer updates that the token budget pays for."""
+        return self.train.tokens // self.tokens_per_step
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A JSON-ready nested dict; tuples become lists."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict to `{"model.d_model": 64, ...}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        nested = isinstance(value, dict)
+        flat.update(flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value})
+    return flat
+
+
+def override(config: T, assignments: Iterable[str]) -> T:
+    """Applies `path=value` strings such as `model.d_model=128`.
+
+    Raises:
+      UserError: a string without `=`, an unknown path, or a value not of the field's type.
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(f"--set {assignment!r} is not possible; allowed: path=value")
+        config = _replace(config, path.split("."), text, assignment)
+    return config
+
+
+def _replace(config: T, path: list[str], text: str, assignment: str) -> T:
+    types = typing.get_type_hints(type(config))
+    name, *rest = path
+    if name not in types:
+        raise UserError(
+            f"--set {assignment!r}: no field {name!r} here; allowed: {', '.join(sorted(types))}"
+        )
+    value = getattr(config, name)
+    if dataclasses.is_dataclass(value) != bool(rest):
+        inner = dataclasses.is_dataclass(value)
+        allowed = f"{name}.<field>=value" if inner else f"{name}=value"
+        raise UserError(f"--set {assignment!r} is not possible; allowed: {allowed}")
+    new = _replace(value, rest, text, assignment) if rest else _parse(types[name], text, assignment)
+    return dataclasses.replace(config, **{name: new})  # type: ignore[type-var]
+
+
+def _parse(kind: Any, text: str, assignment: str) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if typing.get_origin(kind) is tuple:
+            item = typing.get_args(kind)[0]
+            return tuple(item(part) for part in text.split(",") if part)
+        if kind is int and not text.lstrip("-").isdigit():
+            number = float(text)  # 5e9 reads better than 5000000000
+            if number != int(number):
+                raise ValueError
+            return int(number)
+        return kind(text)
+    except (ValueError, KeyError, OverflowError):
+        name = kind.__name__ if isinstance(kind, type) else str(kind)
+        raise UserError(
+            f"--set {assignment!r} is not possible; allowed: a value of {name}"
+        ) from None

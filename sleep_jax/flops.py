@@ -1,0 +1,55 @@
+"""Floating-point operations of a run, from its shapes.
+
+Counted: the matrix products of Algorithm 1 (two operations a multiply-add), backward as twice the
+forward. Not counted: rematerialisation (the same share of every hybrid run), norms, gates and other
+elementwise work, the embedding lookup, the optimizer. A transformer whose cache is evicted learns
+nothing from its context windows, so the compiler removes them and they are not counted either.
+tests/test_flops.py holds this against the compiler's own count.
+"""
+
+from sleep_jax.config import ModelConfig, RunConfig
+
+
+def block_flops(config: ModelConfig, mixer: str, length: int) -> int:
+    """Forward operations of one block on one window of `length` tokens of one sequence."""
+    d = config.d_model
+    mlp = 3 * d * config.mlp_hidden
+    if mixer == "attention":
+        a = config.attention
+        projections = d * a.head_dim * (2 * a.heads + 2 * a.kv_heads)
+        mixing = 2 * a.heads * a.head_dim * length
+    else:
+        g = config.gated_delta_net
+        key, value = g.key_heads * g.key_dim, g.value_heads * g.value_dim
+        convolution = g.conv_width * (2 * key + value)
+        projections = d * (2 * key + 3 * value + 2 * g.value_heads) + convolution
+        # Of the recurrence itself: read k, write, read q. The chunkwise form trades some of it for
+        # products within the chunk; the recurrence is what every implementation has to compute.
+        mixing = 3 * g.value_heads * g.key_dim * g.value_dim
+    return 2 * length * (mlp + projections + mixing)
+
+
+def forward_flops(config: RunConfig, passes: int) -> int:
+    """Forward operations for one sequence: C context windows of N passes, one prediction window."""
+    model, task = config.model, config.task
+    answers = task.strings
+    unembedding = 2 * answers * model.d_model * model.vocab_size
+
+    def window(length: int) -> int:
+        return sum(block_flops(model, mixer, length) for mixer in model.pattern)
+
+    if config.sleep.cache == "keep":
+        return window(config.sequence_length) + unembedding
+    has_fast_weights = "gated_delta_net" in model.pattern
+    context = task.strings * passes * window(task.window) if has_fast_weights else 0
+    return context + window(answers) + unembedding
+
+
+def training_flops_per_step(config: RunConfig) -> int:
+    """Operations of one optimizer update: forward and backward of one batch."""
+    return 3 * config.train.batch_size * forward_flops(config, config.sleep.passes)
+
+
+def training_flops(config: RunConfig) -> int:
+    """Operations of the whole run."""
+    return config.steps * training_flops_per_step(config)

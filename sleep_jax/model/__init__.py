@@ -1,0 +1,1 @@
+"""The decoder: Flax Linen modules used purely (init and apply; state goes in and comes out)."""

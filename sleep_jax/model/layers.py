@@ -1,0 +1,80 @@
+"""Layers every block is made of. Dimension letters: B batch, L tokens of a window, D features."""
+
+import itertools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Initializer = Callable[..., jax.Array]
+
+
+class RMSNorm(nn.Module):
+    """`x / rms(x) * scale` over the last axis, in float32; returns the dtype of x."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param(
+            "scale",
+            nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
+            (x.shape[-1],),
+            jnp.float32,
+        )
+        return (normalise_rms(x, self.eps) * scale).astype(x.dtype)
+
+
+def normalise_rms(x: jax.Array, eps: float) -> jax.Array:
+    """`x / sqrt(mean(x^2) + eps)` over the last axis, float32."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + eps)
+
+
+class Linear(nn.Module):
+    """Products without bias of one input: `[..., in] -> [..., features]`, one output a name.
+
+    `outputs` maps a name to (features, logical axes of the kernel). Each kernel is a parameter of
+    its own, float32 `[in, features]`, but all are applied in one product: at the widths of small
+    models several narrow products cost more than one wide one.
+    """
+
+    outputs: tuple[tuple[str, int, tuple[str, str]], ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> list[jax.Array]:
+        init = nn.initializers.lecun_normal()
+        kernels = [
+            self.param(
+                name, nn.with_logical_partitioning(init, axes), (x.shape[-1], size), jnp.float32
+            )
+            for name, size, axes in self.outputs
+        ]
+        y = x @ jnp.concatenate(kernels, axis=1).astype(x.dtype)
+        sizes = [size for _, size, _ in self.outputs]
+        return jnp.split(y, list(itertools.accumulate(sizes))[:-1], axis=-1)
+
+
+class SwiGLU(nn.Module):
+    """`down(silu(gate x) * up x)`, `[B, L, D] -> [B, L, D]`."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        into, out = ("embed", "mlp"), ("mlp", "embed")
+        gate, up = Linear((("gate", self.hidden, into), ("up", self.hidden, into)), name="in")(x)
+        (y,) = Linear((("down", x.shape[-1], out),), name="out")(nn.silu(gate) * up)
+        return y
+
+
+def rotate(x: jax.Array, theta: float) -> jax.Array:
+    """RoPE on `[B, L, H, D]`, positions 0..L-1 of this window; halves are paired as in Llama."""
+    length, dim = x.shape[1], x.shape[-1]
+    frequency = theta ** (-jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
+    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency
+    cos, sin = jnp.cos(angle)[:, None, :], jnp.sin(angle)[:, None, :]
+    first, second = jnp.split(x, 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)

@@ -1,0 +1,183 @@
+"""The run directory: every file of it is written and read here.
+
+config.json       what decides the result; a directory belongs to one configuration for good
+environment.json  versions, device, mesh, commit, flags; nothing else of the environment
+parameters.json   path, shape, sharding and optimizer label of every parameter
+metrics.jsonl     one JSON object a line: training records and evaluations
+tensorboard/      the same as events
+checkpoints/      see training/checkpoint.py
+row.json          the result, written last: a directory that has it is finished
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from sleep_jax.config import flatten
+from sleep_jax.errors import UserError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "chex", "numpy")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes all or nothing: a killed process leaves the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def check_config(directory: Path, config: dict[str, Any]) -> None:
+    """Raises UserError if the directory holds a run of another configuration, naming a field."""
+    path = directory / "config.json"
+    if not path.exists():
+        return
+    try:
+        saved = flatten(json.loads(path.read_text()))
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise UserError(f"{path} is not a readable configuration ({error})") from error
+    wanted = flatten(json.loads(json.dumps(config)))
+    for field in sorted(saved.keys() | wanted.keys()):
+        old, new = saved.get(field, "absent"), wanted.get(field, "absent")
+        if old != new:
+            raise UserError(
+                f"--workdir: {directory} holds a run with {field}={old!r}, asked was {new!r}; "
+                "allowed: the same configuration, or another --workdir"
+            )
+
+
+def check_writable(directory: Path) -> None:
+    """Creates the directory; raises UserError if that or writing into it is not possible."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--workdir={str(directory)!r} cannot be written ({error.strerror}); "
+            "allowed: a directory you may write to"
+        ) from error
+
+
+@contextmanager
+def claimed(directory: Path) -> Iterator[None]:
+    """Holds the directory for this process; the system lets go of it however the process ends."""
+    with open(directory / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--workdir: another process is at work in {directory}; "
+                "allowed: wait for it, or another --workdir"
+            ) from None
+        yield
+
+
+def commit() -> str:
+    """Commit of this checkout, `-dirty` if tracked files differ from it, or "unknown"."""
+    root = Path(__file__).parent
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+
+    try:
+        head = git("rev-parse", "HEAD")
+        if head.returncode:
+            return "unknown"
+        changed = git("status", "--porcelain", "--untracked-files=no").stdout.strip()
+    except FileNotFoundError:
+        return "unknown"
+    return head.stdout.strip()[:12] + ("-dirty" if changed else "")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide numbers."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def device(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """What the run computes on."""
+    first = mesh.devices.flat[0]
+    return {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": mesh.size,
+        "host": f"{_processor()}, {os.cpu_count()} cores",
+    }
+
+
+def _processor() -> str:
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def environment(mesh: jax.sharding.Mesh, flags: dict[str, Any]) -> dict[str, Any]:
+    """The content of environment.json."""
+    return {
+        "commit": commit(),
+        "versions": versions(),
+        "device": device(mesh),
+        "mesh": dict(mesh.shape),
+        "processes": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "flags": flags,
+        "program": Path(sys.argv[0]).name,
+    }
+
+
+class Metrics:
+    """Appends to metrics.jsonl and to TensorBoard events."""
+
+    def __init__(self, directory: Path, first_step: int):
+        """Drops records of steps after `first_step`: the run repeats them."""
+        from tensorboardX import SummaryWriter  # slow to import, and only a run needs it
+
+        self._path = directory / "metrics.jsonl"
+        self.records = [r for r in read_metrics(directory) if r["step"] <= first_step]
+        temporary = self._path.with_name("metrics.jsonl.tmp")
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in self.records))
+        os.replace(temporary, self._path)
+        self._file = open(self._path, "a")
+        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """Adds `{"kind": kind, "step": step, **values}`; kind is "train" or "evaluation"."""
+        record = {"kind": kind, "step": step, **values}
+        self.records.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """Records of metrics.jsonl; a last line that a killed process left unfinished is dropped."""
+    path = directory / "metrics.jsonl"
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records

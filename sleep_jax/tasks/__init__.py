@@ -1,0 +1,1 @@
+"""Synthetic tasks: pure samplers of (seed, split, index), and the input pipeline."""

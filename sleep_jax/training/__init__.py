@@ -1,0 +1,1 @@
+"""One jitted step, one host loop, optimizer, evaluation and checkpoints."""

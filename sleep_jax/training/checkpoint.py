@@ -1,0 +1,124 @@
+"""Checkpoints of a run: saved whole or not at all, checked when read, never trusted blindly."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from sleep_jax.errors import UserError
+
+log = logging.getLogger("sleep_jax")
+
+# What a truncated, overwritten or half-deleted checkpoint makes orbax and tensorstore raise.
+_DAMAGE = (ValueError, OSError, KeyError, TypeError)
+
+
+class Checkpoints:
+    """Saves and restores (state, progress) under `directory/<step>`.
+
+    A thin door in front of orbax's `CheckpointManager`, whose default policies are kept, the
+    preemption policy of the distributed service among them. Beside each checkpoint goes a digest of
+    its files, because a flipped bit in an array is still a readable array.
+    """
+
+    def __init__(self, directory: Path, every: int, keep: int):
+        self._directory = directory
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(save_interval_steps=every, max_to_keep=keep),
+        )
+        self._unsealed: int | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether `save` would save at this step (interval reached, or the host is preempted)."""
+        return step not in self._manager.all_steps() and self._manager.should_save(step)
+
+    def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
+        """Starts saving `state` (a pytree of arrays) and `progress` (JSON) after `step` updates."""
+        self._seal()
+        if step in self._manager.all_steps():
+            return
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+        )
+        self._manager.save(step, args=arguments, force=True)
+        self._unsealed = step
+
+    def restore(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """Newest undamaged checkpoint as (step, state, progress), or None where there is none.
+
+        Damaged ones are named in a warning, set aside as `damaged-<step>`, and skipped.
+
+        Args:
+          abstract_state: `jax.ShapeDtypeStruct`s with shardings.
+
+        Raises:
+          UserError: there are checkpoints, and every one is damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            reason = self._damage(step)
+            if reason is None:
+                arguments = ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract_state), progress=ocp.args.JsonRestore()
+                )
+                try:
+                    restored = self._manager.restore(step, args=arguments)
+                    return step, restored["state"], restored["progress"]
+                except _DAMAGE as error:
+                    reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            path = self._directory / str(step)
+            aside = path.with_name(f"damaged-{step}")
+            log.warning("checkpoint %s is damaged (%s); going on from the one before", path, reason)
+            path.rename(aside)
+            self._manager.reload()
+        if steps:
+            raise UserError(
+                f"--workdir: every checkpoint in {self._directory} is damaged (kept there as "
+                "damaged-<step>); allowed: delete that directory to start the run again"
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits until what was being saved is saved."""
+        self._seal()
+        self._manager.close()
+
+    def _seal(self) -> None:
+        if self._unsealed is None:
+            return
+        self._manager.wait_until_finished()
+        path = self._directory / str(self._unsealed)
+        _digest_path(path).write_text(json.dumps(_digest(path)))
+        for old in self._directory.glob("*.sha256.json"):
+            if not (self._directory / old.name.split(".")[0]).exists():
+                old.unlink()
+        self._unsealed = None
+
+    def _damage(self, step: int) -> str | None:
+        path = self._directory / str(step)
+        seal = _digest_path(path)
+        if not seal.exists():  # killed between orbax's rename and the seal: orbax's word stands
+            return None
+        try:
+            expected = json.loads(seal.read_text())
+        except json.JSONDecodeError:
+            return None
+        actual = _digest(path)
+        changed = sorted(n for n in expected if actual.get(n) != expected[n])
+        return f"{changed[0]} is missing or not what was written" if changed else None
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256.json")
+
+
+def _digest(path: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }

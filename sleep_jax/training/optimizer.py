@@ -1,0 +1,91 @@
+"""Muon for hidden matrices, AdamW for the rest, each with its own rate under one schedule shape.
+
+Built from optax's parts rather than with `optax.contrib.muon`, whose defaults pick the wrong
+parameters for Muon, reuse Muon's rate for Adam, and turn Adam into NAdam.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax import contrib
+
+from sleep_jax.config import OptimizerConfig
+
+MUON, ADAMW = "muon", "adamw"
+# Kernels between the residual stream and a block's inside. The gates of the delta rule (alpha,
+# beta) are a column a head: scalars of the SSM rather than a matrix, so they go with the rest.
+_HIDDEN = ("query", "key", "value", "gate", "up", "down", "output")
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """`block_00_attention/mixer/in/query` for a key path of the parameter tree."""
+    return "/".join(str(entry.key) for entry in path)
+
+
+def label(path: str) -> str:
+    """The optimizer of one parameter, by its path."""
+    *parents, name = path.split("/")
+    inside_linear = bool(parents) and parents[-1] in ("in", "out")
+    return MUON if inside_linear and name in _HIDDEN else ADAMW
+
+
+def labels(params: Any) -> Any:
+    """Tree of `MUON` or `ADAMW`, one a parameter."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: label(path_name(path)), params)
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Share of the full rate at a step (0-based): linear warm-up, constant, linear decay to 0."""
+    warmup = round(config.warmup_fraction * steps)
+    decay = round(config.decay_fraction * steps)
+    return optax.join_schedules(
+        [
+            # A first step at rate 0 would be a batch thrown away.
+            lambda step: (step + 1) / (warmup + 1),
+            optax.constant_schedule(1.0),
+            optax.linear_schedule(1.0, 0.0, max(decay, 1)),
+        ],
+        [warmup, steps - decay],
+    )
+
+
+def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """The transformation at full rates; the step multiplies its updates by the schedule.
+
+    Keeping the schedule outside lets runs of every length share one compiled step.
+    """
+    muon = optax.chain(
+        contrib.scale_by_muon(
+            beta=config.muon_momentum, nesterov=True, weight_dimension_numbers=_kernel_axes
+        ),
+        _scale_by_aspect(),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale(-config.muon_learning_rate),
+    )
+    adamw = optax.adamw(
+        config.adamw_learning_rate,
+        b1=config.adamw_b1,
+        b2=config.adamw_b2,
+        weight_decay=config.weight_decay,
+        nesterov=False,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.partition({MUON: muon, ADAMW: adamw}, labels),
+    )
+
+
+def _kernel_axes(params: Any) -> Any:
+    return jax.tree.map(lambda _: contrib.MuonDimensionNumbers(0, 1), params)
+
+
+def _scale_by_aspect() -> optax.GradientTransformation:
+    """Times `sqrt(max(1, out / in))` for a kernel `[in, out]`, Muon's usual width rule."""
+
+    def scale(update: jax.Array) -> jax.Array:
+        rows, columns = update.shape
+        return update * jnp.sqrt(max(1.0, columns / rows))
+
+    return optax.stateless(lambda updates, _: jax.tree.map(scale, updates))

@@ -1,0 +1,176 @@
+"""The training state and the one jitted step."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from sleep_jax import distributed, sleep
+from sleep_jax.config import ModelConfig, OptimizerConfig, RunConfig, SleepConfig
+from sleep_jax.model import decoder
+from sleep_jax.training.optimizer import optimizer
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that a step reads and renews; master weights and moments are float32."""
+
+    step: jax.Array  # int32, optimizer updates done
+    params: decoder.Parameters
+    opt_state: optax.OptState
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What decides the compiled step; runs that differ in seed, depth or budget share it."""
+
+    model: ModelConfig
+    sleep: SleepConfig
+    optimizer: OptimizerConfig
+
+    @classmethod
+    def of(cls, config: RunConfig, platform: str) -> "Program":
+        """The program of a run on a platform, which resolves `activation_dtype="auto"`."""
+        dtype = config.model.activation_dtype
+        if dtype == "auto":
+            dtype = "float32" if platform == "cpu" else "bfloat16"
+        model = dataclasses.replace(config.model, activation_dtype=dtype)
+        return cls(model, config.sleep, config.optimizer)
+
+
+def predict(model: ModelConfig, loop: SleepConfig, params: Any, batch: Batch) -> jax.Array:
+    """Logits `[B, P, L, V]` of the prediction windows, after sleeping over the context.
+
+    Args:
+      batch: `context [B, C, L]`, `tokens [B, P, L]`, int32; with `cache="keep"` the prediction is
+        one pass over the whole sequence in one window (P = 1), nothing being evicted.
+    """
+    bound = sleep.bind(model, params)
+    context, tokens = batch["context"], batch["tokens"]
+    fast = decoder.initial_fast_weights(model, context.shape[0])
+    if loop.cache == "keep":
+        rows, windows, length = tokens.shape
+        whole = jnp.concatenate([context.reshape(rows, -1), tokens.reshape(rows, -1)], axis=1)
+        logits, _ = sleep.wake(bound, whole[:, None], fast)
+        return logits[:, 0, -windows * length :].reshape(rows, windows, length, -1)
+    fast = sleep.read(bound, context, fast, loop)
+    logits, _ = sleep.wake(bound, tokens, fast)
+    return logits
+
+
+def score(logits: jax.Array, batch: Batch) -> Metrics:
+    """Sums over a batch: masked cross entropy, right labels, sequences with every label right.
+
+    Labels are fed as inputs to the later ones. For exact accuracy that makes no difference: if all
+    labels are right, greedy decoding would have fed the same ones.
+    """
+    targets, mask = batch["targets"], batch["mask"]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    right = jnp.argmax(logits, -1) == targets
+    exact = jnp.all(right | (mask == 0), axis=(1, 2))
+    return {
+        "loss": jnp.sum(losses * mask),
+        "right": jnp.sum(right * mask),
+        "labels": jnp.sum(mask),
+        "exact": jnp.sum(exact.astype(jnp.float32)),
+        "sequences": jnp.asarray(exact.size, jnp.float32),
+    }
+
+
+def means(sums: Metrics) -> Metrics:
+    """`loss` in nats a label, `label_accuracy` and `exact_accuracy` from `score`'s sums."""
+    return {
+        "loss": sums["loss"] / sums["labels"],
+        "label_accuracy": sums["right"] / sums["labels"],
+        "exact_accuracy": sums["exact"] / sums["sequences"],
+    }
+
+
+def init_state(program: Program, seed: jax.Array | int) -> TrainState:
+    """State of step 0; parameters are drawn from `fold_in(key(seed), 0)`."""
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    params = decoder.init(program.model, key)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer(program.optimizer).init(params))
+
+
+def state_shardings(program: Program, mesh: Mesh) -> TrainState:
+    """Sharding of every array of the state; moments lie like the parameter they belong to."""
+    axes = decoder.logical_axes(program.model)
+    by_path = {
+        _names(path): distributed.sharding(mesh, spec)
+        for path, spec in jax.tree_util.tree_flatten_with_path(
+            axes, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+        )[0]
+    }
+    shapes = jax.eval_shape(functools.partial(init_state, program), 0)
+
+    def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.sharding.NamedSharding:
+        names = _names(path)
+        for start in range(len(names)):  # a moment's path ends in its parameter's path
+            if names[start:] in by_path:
+                return by_path[names[start:]]
+        return distributed.replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, shapes)
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey))
+
+
+@functools.cache
+def make_init(program: Program, mesh: Mesh) -> Callable[[int], TrainState]:
+    """Jitted `seed -> TrainState`; arrays are born with their sharding."""
+    init = functools.partial(init_state, program)
+    return jax.jit(init, out_shardings=state_shardings(program, mesh))
+
+
+@functools.cache
+def make_train_step(
+    program: Program, mesh: Mesh
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """Jitted `(state, batch, rate) -> (state, metrics)`; the state is donated.
+
+    `rate`, float32 scalar, is the schedule's share of the full learning rates. Metrics are `means`
+    of the batch and the norm of the gradient before clipping.
+    """
+    transformation = optimizer(program.optimizer)
+
+    def loss(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
+        metrics = means(score(predict(program.model, program.sleep, params, batch), batch))
+        return metrics["loss"], metrics
+
+    def train_step(state: TrainState, batch: Batch, rate: jax.Array):
+        gradient, metrics = jax.grad(loss, has_aux=True)(state.params, batch)
+        updates, opt_state = transformation.update(gradient, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
+        metrics["gradient_norm"] = optax.global_norm(gradient)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    shardings = state_shardings(program, mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, distributed.batch_sharding(mesh), distributed.replicated(mesh)),
+        out_shardings=(shardings, distributed.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+@functools.cache
+def make_evaluation_step(
+    program: Program, mesh: Mesh
+) -> Callable[[decoder.Parameters, Batch], Metrics]:
+    """Jitted `(params, batch) -> score` sums; N is the program's, whatever N was trained."""
+
+    def evaluation_step(params: Any, batch: Batch) -> Metrics:
+        return score(predict(program.model, program.sleep, params, batch), batch)
+
+    return jax.jit(evaluation_step, out_shardings=distributed.replicated(mesh))
