@@ -22,9 +22,9 @@ def gated_delta_rule(
     chunk_size: int | None = None,
     precision: lax.PrecisionLike = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Gated delta rule over T tokens, from a state and to a state; differentiable in all six arrays.
+    """Gated delta rule over T tokens, from a state to a state; differentiable in all six arrays.
 
-    The recurrence is written in `pallas_kernels.oracle`; source: arXiv 2412.06464, eq. 10.
+    The recurrence is in `pallas_kernels.oracle`; source: arXiv 2412.06464, eq. 10.
 
     Args:
       q, k: `[B, T, H, Dk]`, normalised and scaled by the caller; H divides Hv, and each key head

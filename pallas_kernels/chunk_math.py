@@ -46,8 +46,9 @@ def transpose(a: jax.Array) -> jax.Array:
 def decay_gates(log_decay: jax.Array) -> Gates:
     """Decay factors from `log_decay [..., C]`."""
     size = log_decay.shape[-1]
-    gamma = jnp.cumsum(log_decay, axis=-1)
     lower = jnp.tril(jnp.ones((size, size), bool))
+    # The cumulative sum as a product with ones: one GEMM everywhere, always at full precision.
+    gamma = matmul(log_decay, transpose(lower).astype(log_decay.dtype), lax.Precision.HIGHEST)
     difference = gamma[..., :, None] - gamma[..., None, :]
     # Masked before the exponential: above the diagonal the difference is positive and may overflow.
     M = jnp.where(lower, jnp.exp(jnp.where(lower, difference, 0.0)), 0.0)
@@ -64,8 +65,9 @@ def unit_lower_inverse(L: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
     """Inverse of `I + L` for strictly lower triangular `L [..., C, C]`, by block doubling.
 
     X holds the inverse of the block-diagonal part with blocks of size b; one step doubles b:
-    `X <- X - X L_off X`, where L_off is the lower left block of each 2b block. Backward stable for
-    correlated keys, where products of powers of L (Neumann squaring) lose every digit from C = 32 on.
+    `X <- X - X L_off X`, where L_off is the lower left block of each 2b block. Stable for
+    correlated keys, where products of powers of L (Neumann squaring) lose every digit from
+    C = 32 on.
     """
     size = L.shape[-1]
     row = lax.broadcasted_iota(jnp.int32, (size, size), 0)

@@ -5,7 +5,7 @@ state alone, and a window of one chunk needs no scan. The backward follows the a
 `chunk_math`'s forward by hand (symbols there; a prefix d is a cotangent):
 
     dV'    = P^T dO + (r K) dS1
-    Y      = T^T dV'                          so that dL = -strict_tril(Y V'^T): one product, not two
+    Y      = T^T dV'                so that dL = -strict_tril(Y V'^T): one product, not two
     dS0    = e_C dS1 + (e Q)^T dO - (beta e K)^T Y
     dV     = beta Y
     dQK    = M (dO V'^T)
@@ -14,8 +14,11 @@ state alone, and a window of one chunk needs no scan. The backward follows the a
     dK     = dQK^T Q + (E + E^T) K - beta e (Y S0^T) + r (V' dS1^T)
     dbeta  = <Y, W> + sum_j G_ij (k_i . k_j)
     dgamma = q.dq - k.dk + 2 (sum_j L_ij dL_ij - beta e k.(Y S0^T)),
-             and e_C <S0, dS1> + sum_i k_i.(r_i V'_i dS1^T) to the last row
+             and <S1, dS1> = e_C <S0, dS1> + sum_i k_i.(r_i V'_i dS1^T) to the last row
     dlog_decay = reverse cumulative sum of dgamma inside the chunk
+
+Chunks of all sequences and heads share one leading axis, G = NC * N with N = B * Hv: on CPU, where
+the arrays are small, XLA spends most of its time in index arithmetic if there are more.
 """
 
 import functools
@@ -29,7 +32,7 @@ from pallas_kernels.chunk_math import Gates, decay_gates, matmul, transpose, uni
 
 
 class _Chunks(NamedTuple):
-    """Inputs cut into chunks, head-major: q, k, v `[NC, B, H, C, D]`, gates `[NC, B, H, C]`."""
+    """Inputs cut into chunks, head-major: q, k, v `[G, C, D]`, log_decay and beta `[G, C]`."""
 
     q: jax.Array
     k: jax.Array
@@ -39,7 +42,7 @@ class _Chunks(NamedTuple):
 
 
 class _Local(NamedTuple):
-    """What a chunk computes without the state, `[NC, B, H, ...]`."""
+    """What a chunk computes without the state, `[G, ...]`."""
 
     gates: Gates
     kk: jax.Array  # K K^T, below the diagonal
@@ -48,40 +51,68 @@ class _Local(NamedTuple):
 
 
 def _cut(x: jax.Array, chunk_size: int, dtype: jnp.dtype) -> jax.Array:
-    """`[B, T, H, ...]` to `[NC, B, H, C, ...]`; a ragged tail is filled with zeros, the identity."""
+    """`[B, T, H, ...]` to `[NC * B * H, C, ...]`; zeros, the identity, fill a ragged tail."""
     batch, length = x.shape[:2]
     tail = -length % chunk_size
     x = jnp.pad(x.astype(dtype), [(0, 0), (0, tail)] + [(0, 0)] * (x.ndim - 2))
     x = x.reshape(batch, -1, chunk_size, *x.shape[2:])
-    return jnp.transpose(x, (1, 0, 3, 2, *range(4, x.ndim)))
-
-
-def _join(x: jax.Array, length: int, dtype: jnp.dtype) -> jax.Array:
-    """Inverse of `_cut`."""
     x = jnp.transpose(x, (1, 0, 3, 2, *range(4, x.ndim)))
-    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length].astype(dtype)
+    return x.reshape(-1, *x.shape[3:])
+
+
+def _join(x: jax.Array, batch: int, heads: int, length: int, dtype: jnp.dtype) -> jax.Array:
+    """Inverse of `_cut`."""
+    x = x.reshape(-1, batch, heads, *x.shape[1:])
+    x = jnp.transpose(x, (1, 0, 3, 2, *range(4, x.ndim)))
+    return x.reshape(batch, -1, *x.shape[3:])[:, :length].astype(dtype)
+
+
+def _matmul_tn(a: jax.Array, b: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
+    """`a^T b`, with the transpose written out on CPU, which has no fast product that folds it in."""
+    return lax.platform_dependent(
+        a,
+        b,
+        cpu=lambda a, b: matmul(lax.optimization_barrier(transpose(a)), b, precision),
+        default=lambda a, b: matmul(transpose(a), b, precision),
+    )
+
+
+def _inverse(L: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
+    """`(I + L)^-1`: forward substitution on CPU, block doubling elsewhere; as accurate."""
+
+    def substitution(L):
+        identity = jnp.broadcast_to(jnp.eye(L.shape[-1], dtype=L.dtype), L.shape)
+        return lax.linalg.triangular_solve(
+            L, identity, left_side=True, lower=True, unit_diagonal=True
+        )
+
+    return lax.platform_dependent(
+        L, cpu=substitution, default=functools.partial(unit_lower_inverse, precision=precision)
+    )
 
 
 def _local(c: _Chunks, precision: lax.PrecisionLike) -> _Local:
     gates = decay_gates(c.log_decay)
     kk = jnp.tril(matmul(c.k, transpose(c.k), precision), -1)
-    T = unit_lower_inverse(c.beta[..., None] * kk * gates.M, precision)
+    T = _inverse(c.beta[..., None] * kk * gates.M, precision)
     P = matmul(c.q, transpose(c.k), precision) * gates.M
     return _Local(gates, kk, P, T)
 
 
-def _scan(step, carry, xs, reverse: bool = False):
-    """`lax.scan`, without the loop where there is one chunk."""
-    if jax.tree.leaves(xs)[0].shape[0] > 1:
-        return lax.scan(step, carry, xs, reverse=reverse)
-    carry, y = step(carry, jax.tree.map(lambda x: x[0], xs))
-    return carry, jax.tree.map(lambda x: x[None], y)
+def _scan(step, state, xs, reverse: bool = False):
+    """`lax.scan` over the NC chunks of xs `[NC * N, ...]`, without the loop where there is one."""
+    sequences = state.shape[0]
+    if jax.tree.leaves(xs)[0].shape[0] == sequences:
+        return step(state, xs)
+    split = lambda x: x.reshape(-1, sequences, *x.shape[1:])  # noqa: E731
+    state, ys = lax.scan(step, state, jax.tree.map(split, xs), reverse=reverse)
+    return state, jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), ys)
 
 
 def _forward(
     c: _Chunks, initial_state: jax.Array, precision: lax.PrecisionLike
-) -> tuple[jax.Array, jax.Array, tuple[_Local, jax.Array, jax.Array]]:
-    """Returns output chunks, final state, and (local, chunk-start states, V')."""
+) -> tuple[jax.Array, jax.Array, tuple[_Local, jax.Array, jax.Array, jax.Array]]:
+    """Returns output chunks, final state, and (local, chunk-start states, W, V')."""
     local = _local(c, precision)
 
     def step(S0, inputs):
@@ -89,12 +120,12 @@ def _forward(
         W = v - gates.e * matmul(k, S0, precision)
         V_ = matmul(T, beta[..., None] * W, precision)
         o = gates.e * matmul(q, S0, precision) + matmul(P, V_, precision)
-        S1 = gates.e_C * S0 + matmul(transpose(gates.r * k), V_, precision)
-        return S1, (o, S0, V_)
+        S1 = gates.e_C * S0 + _matmul_tn(gates.r * k, V_, precision)
+        return S1, (o, S0, W, V_)
 
     xs = (c.q, c.k, c.v, c.beta, local.gates, local.P, local.T)
-    final_state, (output, starts, V_) = _scan(step, initial_state, xs)
-    return output, final_state, (local, starts, V_)
+    final_state, (output, starts, W, V_) = _scan(step, initial_state, xs)
+    return output, final_state, (local, starts, W, V_)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -105,48 +136,49 @@ def _chunked(c: _Chunks, initial_state: jax.Array, precision: lax.PrecisionLike)
 
 def _chunked_fwd(c, initial_state, precision):
     output, final_state, saved = _forward(c, initial_state, precision)
-    return (output, final_state), (c, saved)
+    return (output, final_state), (c, saved, final_state)
 
 
 def _chunked_bwd(precision, residuals, cotangents):
-    c, (local, S0, V_) = residuals
+    c, (local, S0, W, V_), final_state = residuals
     dO, dS_final = cotangents
     gates, kk, P, T = local
     M, e, r, e_C = gates
     beta = c.beta[..., None]
     mm = functools.partial(matmul, precision=precision)
+    mm_tn = functools.partial(_matmul_tn, precision=precision)
 
-    dV_local = mm(transpose(P), dO)
+    dV_local = mm_tn(P, dO)
     eq, rk, bek = e * c.q, r * c.k, beta * e * c.k
 
     def step(dS1, inputs):
         dV_local, dO, eq, rk, bek, T, e_C = inputs
-        Y = mm(transpose(T), dV_local + mm(rk, dS1))
-        dS0 = e_C * dS1 + mm(transpose(eq), dO) - mm(transpose(bek), Y)
+        Y = mm_tn(T, dV_local + mm(rk, dS1))
+        dS0 = e_C * dS1 + mm_tn(eq, dO) - mm_tn(bek, Y)
         return dS0, (Y, dS1)
 
     xs = (dV_local, dO, eq, rk, bek, T, e_C)
     dS_initial, (Y, dS1) = _scan(step, dS_final, xs, reverse=True)
+    S1 = jnp.concatenate([S0[len(final_state) :], final_state])
 
-    W = c.v - e * mm(c.k, S0)
-    YS = mm(Y, transpose(S0))
-    VS = r * mm(V_, transpose(dS1))
+    beYS = beta * e * mm(Y, transpose(S0))
     dQK = M * mm(dO, transpose(V_))
     G = -jnp.tril(M * mm(Y, transpose(V_)), -1)
     E = beta * G
 
     dq = e * mm(dO, transpose(S0)) + mm(dQK, c.k)
-    dk = mm(transpose(dQK), c.q) + mm(E + transpose(E), c.k) - beta * e * YS + VS
+    dk = mm_tn(dQK, c.q) + mm(E + transpose(E), c.k) - beYS + r * mm(V_, transpose(dS1))
     dv = beta * Y
-    dbeta = jnp.sum(Y * W, -1) + jnp.sum(G * kk, -1)
+    Gkk = jnp.sum(G * kk, -1)
+    dbeta = jnp.sum(Y * W, -1) + Gkk
 
     # A row of gamma enters M with both signs: as q.dq - k.dk, once the terms in which k_i stands on
     # the row side (L and e K S0) have been counted with their own sign.
-    row_side = jnp.sum(E * kk, -1) - jnp.sum(beta * e * c.k * YS, -1)
-    dgamma = jnp.sum(c.q * dq, -1) - jnp.sum(c.k * dk, -1) + 2.0 * row_side
-    d_last = jnp.sum(e_C * S0 * dS1, (-2, -1)) + jnp.sum(c.k * VS, (-2, -1))
-    dgamma = dgamma.at[..., -1].add(d_last)
-    d_log_decay = jnp.flip(jnp.cumsum(jnp.flip(dgamma, -1), -1), -1)
+    dgamma = jnp.sum(c.q * dq - c.k * (dk + 2.0 * beYS), -1) + 2.0 * c.beta * Gkk
+    lower = jnp.tril(jnp.ones(P.shape[-2:], P.dtype))
+    d_log_decay = (
+        matmul(dgamma, lower, lax.Precision.HIGHEST) + jnp.sum(S1 * dS1, (-2, -1))[:, None]
+    )
     return _Chunks(dq, dk, dv, d_log_decay, dbeta), dS_initial
 
 
@@ -175,10 +207,14 @@ def gated_delta_rule_xla(
       chunk_size: C, tokens a chunk; None chooses by `default_chunk_size`.
       precision: of the matrix products; None is `HIGHEST`.
     """
-    length = q.shape[1]
+    batch, length, heads = v.shape[:3]
     dtype = jnp.result_type(jnp.float32, *(x.dtype for x in (q, k, v, log_decay, beta)))
     precision = lax.Precision.HIGHEST if precision is None else precision
     size = min(chunk_size or default_chunk_size(length), length)
     chunks = _Chunks(*(_cut(x, size, dtype) for x in (q, k, v, log_decay, beta)))
-    output, final_state = _chunked(chunks, initial_state.astype(dtype), precision)
-    return _join(output, length, v.dtype), final_state
+    state = initial_state.astype(dtype).reshape(-1, *initial_state.shape[2:])
+    output, final_state = _chunked(chunks, state, precision)
+    return (
+        _join(output, batch, heads, length, v.dtype),
+        final_state.reshape(initial_state.shape),
+    )

@@ -41,7 +41,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def to_mesh(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
-    """This process's rows `[B / processes, ...]` as global arrays `[B, ...]` split over the mesh."""
+    """This process's rows `[B / processes, ...]` as global arrays `[B, ...]` over the mesh."""
     spec = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(spec, rows) for name, rows in batch.items()

@@ -174,3 +174,18 @@ def make_evaluation_step(
         return score(predict(program.model, program.sleep, params, batch), batch)
 
     return jax.jit(evaluation_step, out_shardings=distributed.replicated(mesh))
+
+
+@functools.cache
+def make_wake_step(
+    program: Program,
+) -> Callable[[decoder.Parameters, jax.Array, decoder.FastWeights], Any]:
+    """Jitted `(params, tokens [B, P, L], fast) -> (logits, fast)`: all that prediction runs.
+
+    The number of passes is not in it: a test compares its program at N = 1 and N = 6.
+    """
+
+    def wake_step(params: Any, tokens: jax.Array, fast: decoder.FastWeights):
+        return sleep.wake(sleep.bind(program.model, params), tokens, fast)
+
+    return jax.jit(wake_step)

@@ -36,7 +36,7 @@ class Case(NamedTuple):
 
 
 _SQUARE = dict(key_heads=2, value_heads=2, key_dim=6, value_dim=4)
-_GROUPED = dict(key_heads=2, value_heads=4, key_dim=4, value_dim=6)
+_GROUPED = dict(key_heads=2, value_heads=4, key_dim=4, value_dim=3)
 _GQA = dict(heads=4, kv_heads=2, head_dim=6)
 
 CASES = {

@@ -1,0 +1,81 @@
+# sleep_jax. `make help` lists what there is. Everything is installed into $(VENV) on first use;
+# PYTHON=/path/to/python uses an interpreter that already has the packages, and installs nothing.
+VENV ?= .venv
+PARITY_VENV ?= .venv-parity
+BASE_PYTHON ?= python3
+EXP ?= cellular_automata
+PRESET ?= cpu
+WORKDIR ?= runs
+ARGS ?=
+PYTHON_GIVEN := $(PYTHON)
+PYTHON ?= $(VENV)/bin/python
+
+ifeq ($(PYTHON_GIVEN),)
+base := $(VENV)/.installed-base
+test_extra := $(VENV)/.installed-test
+dev_extra := $(VENV)/.installed-dev
+parity := $(PARITY_VENV)/.installed
+PARITY_PYTHON := $(PARITY_VENV)/bin/python
+else
+PARITY_PYTHON := $(PYTHON)
+endif
+
+.PHONY: help experiment tables test test-parity bench lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make experiment EXP=cellular_automata [PRESET=cpu|smoke|h100|paper] [ARGS="--seeds=0,1"] [WORKDIR=runs]'
+	@echo 'make tables     rebuild tables and figures of all sweeps under WORKDIR'
+	@echo 'make test       all tests (ARGS goes to pytest)'
+	@echo 'make test-parity  our layers against PyTorch transformers, made afresh (installs torch)'
+	@echo 'make bench      speed of the training step, beside PyTorch (installs torch)'
+	@echo 'make lint       ruff and pyright'
+	@echo 'make clean      caches; never runs/ or $(VENV)'
+	@echo 'VENV=dir puts the environment elsewhere; PYTHON=python uses one that has the packages.'
+
+experiment: $(base)
+	@$(PYTHON) -m experiments $(EXP) --preset=$(PRESET) --workdir=$(WORKDIR) $(ARGS)
+
+tables: $(base)
+	@$(PYTHON) -m experiments.report.build $(wildcard $(WORKDIR)/*/*)
+
+test: $(test_extra)
+	$(PYTHON) -m pytest $(ARGS)
+
+test-parity: $(parity)
+	$(PARITY_PYTHON) -m pytest tests/test_parity.py -rs $(ARGS)
+
+bench: $(parity)
+	$(PARITY_PYTHON) -m experiments.bench.training $(ARGS)
+
+lint: $(dev_extra)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pyright -p .pyrightconfig.json --pythonpath $(PYTHON)
+
+clean:
+	rm -rf build *.egg-info .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: BASE_PYTHON=python3.11")'
+	$(BASE_PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-base: setup.cfg | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-test: setup.cfg | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@ $(VENV)/.installed-base
+
+$(VENV)/.installed-dev: setup.cfg | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	@touch $@ $(VENV)/.installed-base $(VENV)/.installed-test
+
+# torch 2.13.0 is the version the stored vectors were made with.
+$(PARITY_VENV)/.installed: setup.cfg
+	$(BASE_PYTHON) -m venv $(PARITY_VENV)
+	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' transformers
+	@touch $@

@@ -1,0 +1,201 @@
+"""The binary from outside: a whole sweep, kills, and bad input."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+import pytest
+from chex import assert_trees_all_equal
+
+from sleep_jax.errors import UserError
+from sleep_jax.records import claimed
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(workdir, *flags):
+    return [sys.executable, "-m", "experiments", "cellular_automata", "--preset=smoke",
+            f"--workdir={workdir}", *flags]  # fmt: skip
+
+
+def run(workdir, *flags):
+    return subprocess.run(
+        command(workdir, *flags), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("sweep")
+    result = run(workdir)
+    assert result.returncode == 0, result.stderr
+    return workdir, result, workdir / "cellular_automata" / "smoke"
+
+
+def test_a_sweep_writes_everything_that_it_promises(sweep):
+    _, result, directory = sweep
+    for name in ("results.json", "table.md", "table.tex", "rule110.png",
+                 "accuracy_against_tokens.png", "accuracy_against_depth.png"):  # fmt: skip
+        assert (directory / name).stat().st_size > 500, name
+        assert str(directory / name) in result.stdout
+    results = json.loads((directory / "results.json").read_text())
+    assert set(results) >= {"experiment", "preset", "commit", "device", "versions",
+                            "wall_seconds", "rows", "summary", "published"}  # fmt: skip
+    assert results["missing"] == []
+    models = {(row["model"], row["passes"], row["match"]) for row in results["rows"]}
+    assert models == {
+        ("hybrid", 1, "tokens"), ("hybrid", 2, "tokens"), ("hybrid", 1, "flops"),
+        ("transformer_evicted", 1, "tokens"), ("transformer_full_cache", 1, "tokens"),
+    }  # fmt: skip
+    by_name = {row["cell"]: row for row in results["rows"]}
+    dear, matched = by_name["hybrid-N2-t1-W7-s0"], by_name["hybrid-N1-t1-W7-s0-flops"]
+    assert abs(matched["train_flops"] / dear["train_flops"] - 1) < 0.05
+    assert matched["train_tokens"] > dear["train_tokens"]
+    cell = directory / "cells" / "hybrid-N2-t1-W7-s0"
+    for name in ("config.json", "environment.json", "parameters.json", "metrics.jsonl"):
+        assert (cell / name).stat().st_size > 100, name
+    environment = json.loads((cell / "environment.json").read_text())
+    assert "HOME" not in json.dumps(environment) and environment["flags"]["preset"] == "smoke"
+
+
+def test_a_finished_sweep_is_not_run_again(sweep):
+    workdir, first, directory = sweep
+    rows = {p: p.stat().st_mtime_ns for p in directory.glob("cells/*/row.json")}
+    again = run(workdir)
+    assert again.returncode == 0 and "7 of 7 runs are finished already" in again.stdout
+    assert {p: p.stat().st_mtime_ns for p in rows} == rows
+    assert (directory / "table.md").read_text() in first.stdout + again.stdout
+
+
+def test_another_configuration_in_the_same_place_is_refused(sweep):
+    workdir, _, directory = sweep
+    before = (directory / "results.json").read_bytes()
+    result = run(workdir, "--set=optimizer.muon_learning_rate=0.5")
+    assert result.returncode == 2
+    assert "optimizer.muon_learning_rate=0.01, asked was 0.5" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert (directory / "results.json").read_bytes() == before
+
+
+LONG = ("--passes=2", "--seeds=3", "--jobs=1", "--set=train.tokens=15360",
+        "--set=train.keep_checkpoints=10")  # fmt: skip
+CELL = "cellular_automata/smoke/cells/hybrid-N2-t1-W7-s3"
+
+
+def start_and_wait_for(workdir, step):
+    process = subprocess.Popen(
+        command(workdir, *LONG), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    checkpoint = workdir / CELL / "checkpoints" / str(step)
+    deadline = time.monotonic() + 200
+    while not checkpoint.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    assert run(workdir, *LONG).returncode == 0
+    return workdir
+
+
+def final_state(workdir):
+    path = (workdir / CELL / "checkpoints" / "60" / "state").absolute()
+    return ocp.StandardCheckpointer().restore(path)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(uninterrupted, tmp_path, how):
+    process = start_and_wait_for(tmp_path, 10)
+    process.send_signal(how)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == (-9 if how == signal.SIGKILL else 143), err
+    if how == signal.SIGTERM:
+        assert "which is saved" in out
+    assert not (tmp_path / CELL / "row.json").exists()
+    again = run(tmp_path, *LONG)
+    assert again.returncode == 0, again.stderr
+    assert "resuming at step" in again.stdout
+    assert_trees_all_equal(final_state(tmp_path), final_state(uninterrupted))
+    rows = [json.loads((w / CELL / "row.json").read_text()) for w in (tmp_path, uninterrupted)]
+    assert rows[0]["curve"] == rows[1]["curve"]
+
+
+def test_workers_of_a_killed_sweep_let_go(tmp_path):
+    """SIGKILL to the parent: its orphans stop at their next step and free their directories."""
+    flags = ("--seeds=0,1", "--jobs=2", "--set=train.tokens=1e8")
+    process = subprocess.Popen(
+        command(tmp_path, *flags), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    cells = tmp_path / "cellular_automata" / "smoke" / "cells"
+    deadline = time.monotonic() + 200
+    while len(list(cells.glob("*/checkpoints/5"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    locks = list(cells.glob("*/.lock"))
+    assert len(locks) == 2
+    for lock in locks:
+        assert _free(lock.parent, deadline)
+
+
+def _free(directory, deadline):
+    while time.monotonic() < deadline:
+        try:
+            with claimed(directory):
+                return True
+        except UserError:
+            time.sleep(0.2)
+    return False
+
+
+BAD = [
+    (["--preset=huge"], "--preset=huge is unknown; allowed: cpu, smoke, h100, paper"),
+    (["--nope=1"], "Unknown command line flag 'nope'"),
+    (["--passes=0"], "--passes=0 is not possible; allowed: whole numbers N >= 1"),
+    (["--passes=1,x"], "--passes=x is not possible"),
+    (["--rollout_steps=-1"], "--rollout_steps=-1 is not possible"),
+    (["--seeds=0,0"], "--seeds=0,0 names a value twice"),
+    (["--jobs=0"], "--jobs=0 is not possible"),
+    (["--set=task.width=9"], "task.window=7: must equal task.width=9"),
+    (["--set=task.boundary=zero"], "'zero': degenerate, always answering 1 gets 0.75"),
+    (["--set=model.depth=9"], "no field 'depth' here; allowed: activation_dtype"),
+    (["--set=model.d_model=wide"], "allowed: a value of int"),
+    (["--set=model.pattern=attention,mamba"], "allowed: a list of attention, gated_delta_net"),
+    (["--set=sleep.passes=3"], "is set by the sweep; allowed: --passes=..."),
+    (["--set=train.tokens=10"], "train.tokens=10 is not possible"),
+    (["--workdir=/proc/nowhere"], "--workdir='/proc/nowhere/cellular_automata/smoke' cannot be"),
+    (["extra"], "argument 'extra' is not understood"),
+]
+
+
+@pytest.mark.parametrize("flags, message", BAD, ids=[" ".join(flags) for flags, _ in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
+    result = run(tmp_path, *flags)
+    assert result.returncode == 2
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], result.stderr
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_an_unknown_experiment_lists_the_known_ones():
+    result = subprocess.run(
+        [sys.executable, "-m", "experiments", "dreams"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr == "error: EXP=dreams is unknown; allowed: cellular_automata\n"
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
+    result = run(tmp_path, "--dry_run")
+    assert result.returncode == 0
+    assert "7 runs" in result.stdout and "hybrid-N1-t1-W7-s0-flops" in result.stdout
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,58 @@
+"""The FLOP count against the compiler's own."""
+
+import dataclasses
+import functools
+
+import jax
+import pytest
+
+from sleep_jax import flops
+from sleep_jax.config import SleepConfig
+from sleep_jax.model import decoder
+from sleep_jax.training.step import predict
+from tests import tiny
+
+# Wide enough that the products dwarf what is deliberately not counted.
+MODEL = dataclasses.replace(tiny.MODEL, d_model=128, mlp_hidden=256)
+
+
+def compiled_flops(config):
+    """Of one forward pass with both scans unrolled: XLA counts the body of a loop once."""
+    batch = {
+        "context": jax.ShapeDtypeStruct((1, config.task.strings, config.task.window), "int32"),
+        "tokens": jax.ShapeDtypeStruct((1, 1, config.task.strings), "int32"),
+    }
+    params = jax.eval_shape(lambda: decoder.init(config.model, jax.random.key(0)))
+    run = functools.partial(predict, config.model, config.sleep)
+    return jax.jit(run).lower(params, batch).compile().cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("pattern", [("gated_delta_net",), ("attention", "gated_delta_net")])
+def test_forward_flops_against_the_compiler(monkeypatch, passes, pattern):
+    monkeypatch.setattr("sleep_jax.sleep.lax.scan", functools.partial(jax.lax.scan, unroll=True))
+    config = tiny.run_config()
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(MODEL, pattern=pattern),
+        sleep=SleepConfig(passes=passes, remat="none"),
+    )
+    counted = flops.forward_flops(config, passes)
+    assert 0.75 < counted / compiled_flops(config) < 1.1
+
+
+def test_more_passes_cost_that_many_context_windows():
+    config = tiny.run_config()
+    one, two, four = (flops.forward_flops(config, n) for n in (1, 2, 4))
+    assert four - two == 2 * (two - one)
+    assert two - one == config.task.strings * sum(
+        flops.block_flops(config.model, mixer, config.task.window) for mixer in config.model.pattern
+    )
+
+
+def test_an_evicted_transformer_is_charged_for_its_answers_only():
+    config = tiny.run_config(passes=1)
+    model = dataclasses.replace(config.model, pattern=("attention", "attention"))
+    evicted = dataclasses.replace(config, model=model)
+    kept = dataclasses.replace(evicted, sleep=SleepConfig(cache="keep"))
+    assert flops.forward_flops(kept, 1) > 7 * flops.forward_flops(evicted, 1)

@@ -1,0 +1,184 @@
+"""The host loop: resume to the bit, damaged checkpoints, divergence, records."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from chex import assert_trees_all_equal
+
+from sleep_jax import distributed, records
+from sleep_jax.errors import UserError
+from sleep_jax.training import evaluation, loop
+from sleep_jax.training import step as training_step
+from sleep_jax.training.step import Program
+from tests import tiny
+
+
+def train(config, directory, **options):
+    directory.mkdir(exist_ok=True)
+    return loop.train(config, directory, distributed.make_mesh(), **options)
+
+
+def state_at(directory: Path, step: int):
+    path = (directory / "checkpoints" / str(step) / "state").absolute()
+    return ocp.StandardCheckpointer().restore(path)
+
+
+def stop_before(step):
+    calls = iter(range(step + 1))
+    return lambda: next(calls, None) == step
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run of 12 steps, checkpoints at 5 and 10 and at the end."""
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    return directory, train(tiny.run_config(keep_checkpoints=4), directory)
+
+
+def test_what_a_run_leaves_behind(finished):
+    directory, result = finished
+    config = tiny.run_config()
+    assert result["steps"] == 12 and result["train_tokens"] == 12 * config.tokens_per_step
+    assert [point["step"] for point in result["curve"]] == [6, 12]
+    assert result["curve"][-1]["exact_accuracy"] == result["exact_accuracy"]
+    assert 0 < result["floor"] < 1 and np.isfinite(result["loss"])
+    table = json.loads((directory / "parameters.json").read_text())
+    assert {row["optimizer"] for row in table} == {"muon", "adamw"}
+    assert set(table[0]) == {"path", "shape", "sharding", "optimizer"}
+    kinds = [(r["kind"], r["step"]) for r in records.read_metrics(directory)]
+    assert kinds == [("train", 1), ("train", 4), ("evaluation", 6), ("train", 8), ("train", 12),
+                     ("evaluation", 12)]  # fmt: skip
+    assert list((directory / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("stop", [3, 7])
+def test_an_interrupted_run_ends_with_the_same_bits(finished, tmp_path, stop):
+    directory, result = finished
+    config = tiny.run_config(keep_checkpoints=4)
+    with pytest.raises(loop.Interrupted, match=f"stopped at step {stop} of 12"):
+        train(config, tmp_path / "run", should_stop=stop_before(stop))
+    resumed = train(config, tmp_path / "run")
+    assert_trees_all_equal(state_at(tmp_path / "run", 12), state_at(directory, 12))
+    assert resumed["curve"] == result["curve"]
+    steps = [r["step"] for r in records.read_metrics(tmp_path / "run")]
+    assert steps == sorted(steps)
+
+
+def damage_truncate(checkpoint: Path):
+    largest = max((checkpoint / "state").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def damage_flip(checkpoint: Path):
+    largest = max((checkpoint / "state").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(bytes(content))
+
+
+def damage_remove(checkpoint: Path):
+    (checkpoint / "state" / "_METADATA").unlink()
+
+
+def damage_unsealed(checkpoint: Path):
+    """As if killed before the digest was written: orbax itself has to notice."""
+    checkpoint.with_name(checkpoint.name + ".sha256.json").unlink()
+    damage_remove(checkpoint)
+    damage_truncate(checkpoint)
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_flip, damage_remove, damage_unsealed])
+def test_a_damaged_newest_checkpoint_is_skipped_by_name(finished, tmp_path, caplog, damage):
+    directory, _ = finished
+    config = tiny.run_config(keep_checkpoints=4)
+    run = tmp_path / "run"
+    with pytest.raises(loop.Interrupted):
+        train(config, run, should_stop=stop_before(11))
+    newest = run / "checkpoints" / "11"
+    damage(newest)
+    log = logging.getLogger("sleep_jax")
+    log.propagate = True
+    with caplog.at_level(logging.INFO, "sleep_jax"):
+        train(config, run)
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 1 and str(newest) in warnings[0]
+    assert "resuming at step 10 of 12" in caplog.text
+    assert (run / "checkpoints" / "damaged-11").exists()
+    assert_trees_all_equal(state_at(run, 12), state_at(directory, 12))
+
+
+def test_all_checkpoints_damaged_is_an_error_that_keeps_them(tmp_path):
+    config = tiny.run_config()
+    with pytest.raises(loop.Interrupted):
+        train(config, tmp_path / "run", should_stop=stop_before(3))
+    saved = [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
+    for checkpoint in saved:
+        damage_truncate(checkpoint)
+    with pytest.raises(UserError, match="every checkpoint .* is damaged"):
+        train(config, tmp_path / "run")
+    assert len(list((tmp_path / "run" / "checkpoints").glob("damaged-*"))) == len(saved)
+
+
+def test_a_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    config = tiny.run_config()
+    sound = loop.schedule
+
+    def explode(*args):
+        rate = sound(*args)
+        return lambda step: float("inf") if step == 7 else rate(step)
+
+    monkeypatch.setattr(loop, "schedule", explode)
+    with pytest.raises(loop.NonFiniteLoss, match=r"is nan at step 9 of 12.*checkpoint is kept"):
+        train(config, tmp_path / "run")
+    state = state_at(tmp_path / "run", 5)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state["params"]))
+    assert not (tmp_path / "run" / "checkpoints" / "10").exists()
+
+
+def test_seeds_depths_and_budgets_share_one_compiled_step(tmp_path):
+    training_step.make_train_step.cache_clear()
+    mesh = distributed.make_mesh()
+    config = tiny.run_config(steps=2)
+    other = dataclasses.replace(
+        tiny.run_config(steps=3, seed=5),
+        task=dataclasses.replace(config.task, rollout_steps=3),
+    )
+    train(config, tmp_path / "a")
+    train(other, tmp_path / "b")
+    step = training_step.make_train_step(Program.of(config, "cpu"), mesh)
+    assert step._cache_size() == 1
+
+
+def test_evaluation_at_other_passes_and_in_ragged_batches(finished):
+    config = tiny.run_config()
+    mesh = distributed.make_mesh()
+    program = Program.of(config, "cpu")
+    state = training_step.make_init(program, mesh)(0)
+    sequences = evaluation.evaluation_sequences(config, 20)
+    scores = [
+        evaluation.evaluate(program, mesh, state.params, sequences, batch_size)
+        for batch_size in (20, 8)
+    ]
+    for name in scores[0]:
+        np.testing.assert_allclose(scores[0][name], scores[1][name], rtol=1e-5)
+    other = evaluation.evaluate(program, mesh, state.params, sequences, 20, passes=5)
+    same = evaluation.evaluate(program, mesh, state.params, sequences, 20, passes=2)
+    assert other["loss"] != scores[0]["loss"] and same == scores[0]
+
+
+def test_training_learns_a_label_that_is_in_the_context(tmp_path):
+    """t = 0: the label is the first bit of the string. Chance is one in sixteen."""
+    config = tiny.run_config(passes=1, steps=250, checkpoint_every=1000, log_every=100)
+    config = dataclasses.replace(
+        config, task=dataclasses.replace(config.task, rollout_steps=0, strings=2)
+    )
+    tokens = 250 * config.tokens_per_step
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, tokens=tokens))
+    result = train(config, tmp_path / "run")
+    assert result["exact_accuracy"] > result["floor"] + 0.3, result["exact_accuracy"]

@@ -1,0 +1,45 @@
+"""A model and a run small enough to compile in seconds, for all tests."""
+
+import dataclasses
+
+from sleep_jax.config import (
+    AttentionConfig,
+    GatedDeltaNetConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    SleepConfig,
+    TrainConfig,
+)
+from sleep_jax.tasks.rule110 import Rule110Config
+
+MODEL = ModelConfig(
+    pattern=("attention", "gated_delta_net"),
+    d_model=16,
+    mlp_hidden=24,
+    activation_dtype="float32",
+    attention=AttentionConfig(heads=2, kv_heads=1, head_dim=8),
+    gated_delta_net=GatedDeltaNetConfig(key_heads=1, value_heads=2, key_dim=8, value_dim=8),
+)
+
+
+def run_config(passes: int = 2, steps: int = 12, **train: object) -> RunConfig:
+    """A run of `steps` updates on Rule 110, W = 7, t = 1."""
+    task = Rule110Config(width=7, window=7, strings=4, rollout_steps=1)
+    tokens = 8 * task.strings * (task.width + 1) * steps
+    config = TrainConfig(
+        batch_size=8,
+        tokens=tokens,
+        log_every=4,
+        checkpoint_every=5,
+        evaluations=2,
+        evaluation_sequences=20,
+        curve_sequences=8,
+    )
+    return RunConfig(
+        model=MODEL,
+        sleep=SleepConfig(passes=passes),
+        task=task,
+        optimizer=OptimizerConfig(muon_learning_rate=1e-2, adamw_learning_rate=2e-3),
+        train=dataclasses.replace(config, **train),  # type: ignore[arg-type]
+    )
