@@ -47,12 +47,13 @@ def cpu() -> Preset:
         config=RunConfig(
             model=ModelConfig(),
             task=Rule110Config(width=12, window=12, strings=4),
-            optimizer=OptimizerConfig(muon_learning_rate=1e-2, adamw_learning_rate=2e-3),
-            train=TrainConfig(batch_size=32, tokens=600_000),
+            # Chosen on the validation split, among a dozen settings, mostly at N = 4, seed 0.
+            optimizer=OptimizerConfig(muon_learning_rate=2e-2, adamw_learning_rate=2e-3),
+            train=TrainConfig(batch_size=32, tokens=400_000, evaluations=8, curve_sequences=128),
         ),
         passes=(1, 2, 4),
-        depths={2: (0, 1, 2), 3: (0,)},
-        matched_seeds=(0, 1, 2),
+        depths={2: (0, 1, 2), 1: (0,)},
+        matched_seeds=(0,),
         evicted_seeds=(0, 1, 2),
         full_cache_seeds=(0,),
         platform="cpu",

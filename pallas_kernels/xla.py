@@ -68,7 +68,7 @@ def _join(x: jax.Array, batch: int, heads: int, length: int, dtype: jnp.dtype) -
 
 
 def _matmul_tn(a: jax.Array, b: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
-    """`a^T b`, with the transpose written out on CPU, which has no fast product that folds it in."""
+    """`a^T b`, with the transpose written out on CPU, where no fast product folds it in."""
     return lax.platform_dependent(
         a,
         b,

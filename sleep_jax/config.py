@@ -50,16 +50,11 @@ class GatedDeltaNetConfig:
     value_dim: int = 32
     conv_width: int = 4
     negative_eigenvalues: bool = False  # beta in (0, 2) instead of (0, 1)
-    # A is drawn from (0, this). Mamba-2's and Yang et al.'s 16 forgets within tens of tokens, and N
-    # passes decay N times as often.
-    initial_decay: float = 16.0
 
     def validate(self) -> None:
         for name in ("key_heads", "key_dim", "value_dim", "conv_width"):
             value = getattr(self, name)
             require(value >= 1, f"model.gated_delta_net.{name}", value, ">= 1")
-        name = "model.gated_delta_net.initial_decay"
-        require(self.initial_decay > 0, name, self.initial_decay, "> 0")
         require(
             self.value_heads >= 1 and self.value_heads % self.key_heads == 0,
             "model.gated_delta_net.value_heads",

@@ -51,7 +51,7 @@ class GatedDeltaNet(nn.Module):
 
         beta = jax.nn.sigmoid(_float32(b))
         beta = 2.0 * beta if c.negative_eigenvalues else beta
-        y, state = gated_delta_rule(q, k, v, Decay(c.initial_decay, name="decay")(a), beta, state)
+        y, state = gated_delta_rule(q, k, v, Decay(name="decay")(a), beta, state)
 
         scale = self.param(
             "norm_scale",
@@ -87,17 +87,16 @@ class ShortConvolution(nn.Module):
 class Decay(nn.Module):
     """`log alpha = -exp(A_log) * softplus(a + dt_bias)`, `[B, L, Hv] -> [B, L, Hv]`, float32.
 
-    Initial values as in Mamba-2 and Yang et al.: A uniform in (0, `initial_decay`), theirs is 16;
-    softplus(dt_bias) log-uniform in (0.001, 0.1).
+    Initial values are Mamba-2's, as in Yang et al.: A uniform in (0, 16), softplus(dt_bias)
+    log-uniform in (0.001, 0.1).
     """
-
-    initial_decay: float
 
     @nn.compact
     def __call__(self, a: jax.Array) -> jax.Array:
         shape, axes = (a.shape[-1],), ("gates",)
-        init_A = _log(_uniform(1e-4, self.initial_decay))
-        A_log = self.param("A_log", nn.with_logical_partitioning(init_A, axes), shape, jnp.float32)
+        A_log = self.param(
+            "A_log", nn.with_logical_partitioning(_init_A_log, axes), shape, jnp.float32
+        )
         dt_bias = self.param(
             "dt_bias", nn.with_logical_partitioning(_init_dt_bias, axes), shape, jnp.float32
         )
@@ -120,8 +119,8 @@ def _uniform(low: float, high: float):
     return init
 
 
-def _log(init):
-    return lambda key, shape, dtype: jnp.log(init(key, shape, dtype))
+def _init_A_log(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    return jnp.log(jax.random.uniform(key, shape, dtype, 1e-4, 16.0))
 
 
 def _init_dt_bias(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:

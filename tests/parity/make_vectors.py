@@ -170,7 +170,7 @@ REFERENCES = {
 
 
 def make(case: Case) -> dict[str, np.ndarray]:
-    """Inputs, weights, cotangents, outputs and gradients of one case; names as in `tests.parity`."""
+    """Inputs, weights, cotangents, outputs and gradients of a case; names as in `tests.parity`."""
     generator = torch.Generator().manual_seed(0)
     inputs, weights, forward = REFERENCES[case.layer](case, generator)
     leaves = {f"weight/{name}": x for name, x in weights.items()}
