@@ -9,6 +9,7 @@ same cores, each library with its own default threads; what is compared takes tu
 
 import importlib.util
 import json
+import logging
 import os
 import platform
 import sys
@@ -21,6 +22,8 @@ from experiments import cli
 from experiments.presets import PRESETS
 from sleep_jax.config import RunConfig, to_dict
 from sleep_jax.errors import UserError
+
+log = logging.getLogger("sleep_jax")
 
 _PRESET = flags.DEFINE_string("preset", "cpu", f"One of {', '.join(PRESETS)}.")
 _PASSES = flags.DEFINE_list("passes", ["1", "2", "4", "8"], "N, passes a window.")
@@ -85,6 +88,7 @@ def _beside_torch(config: RunConfig, passes: int) -> dict[str, Any]:
         "torch.compile": Peer(model, params, chunk_size=None, compiled=True),
     }
     for name, peer in peers.items():
+        log.info("N = %d beside PyTorch, %s", passes, name)
         try:
             result = peer.loss_and_gradient(batch, passes)
         except torch._dynamo.exc.TorchDynamoException as error:  # no compiler, unsupported, ...
@@ -165,6 +169,7 @@ def main() -> int:
 
     config = preset.config
     config.validate()
+    log.info("training steps at N = %s, under every remat", ",".join(map(str, passes)))
     mesh = distributed.make_mesh()
     result: dict[str, Any] = {
         "preset": _PRESET.value,
