@@ -76,7 +76,7 @@ def test_another_configuration_in_the_same_place_is_refused(sweep):
     before = (directory / "results.json").read_bytes()
     result = run(workdir, "--set=optimizer.muon_learning_rate=0.5")
     assert result.returncode == 2
-    assert "optimizer.muon_learning_rate=0.01, asked was 0.5" in result.stderr
+    assert "optimizer.muon_learning_rate=0.02, asked was 0.5" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert (directory / "results.json").read_bytes() == before
 

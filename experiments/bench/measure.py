@@ -89,15 +89,11 @@ class Stepper:
 
 
 def training_steps(config: RunConfig, mesh: Mesh, passes: tuple[int, ...]) -> list[Row]:
-    """A row for each N: speed, compile time, and temporary memory under every remat."""
+    """A row for each N: speed, compile time, and temporary memory under the run's own remat."""
     steppers = {n: Stepper(at(config, n), mesh) for n in passes}
     seconds = interleaved(steppers)
     rows = []
     for n, stepper in steppers.items():
-        memory = {config.sleep.remat: stepper.temporary_bytes}
-        for remat in REMAT:
-            if remat not in memory:
-                memory[remat] = Stepper(at(config, n, remat), mesh).temporary_bytes
         rows.append(
             {
                 "passes": n,
@@ -106,10 +102,21 @@ def training_steps(config: RunConfig, mesh: Mesh, passes: tuple[int, ...]) -> li
                 "relative_to_first": seconds[n] / seconds[passes[0]],
                 "flops_per_second": training_flops_per_step(at(config, n)) / seconds[n],
                 "compile_seconds": stepper.compile_seconds,
-                "temporary_bytes": {remat: memory[remat] for remat in REMAT},
+                "temporary_bytes": stepper.temporary_bytes,
             }
         )
     return rows
+
+
+def remat_memory(config: RunConfig, mesh: Mesh, rows: list[Row]) -> dict[str, int]:
+    """Temporary bytes of the step at the largest N under every remat; `rows` has one of them."""
+    largest = max(rows, key=lambda row: row["passes"])
+    return {
+        remat: largest["temporary_bytes"]
+        if remat == config.sleep.remat
+        else Stepper(at(config, largest["passes"], remat), mesh).temporary_bytes
+        for remat in REMAT
+    }
 
 
 def slope(rows: list[Row]) -> Row | None:
