@@ -27,18 +27,22 @@ def compiled_flops(config):
     return jax.jit(run).lower(params, batch).compile().cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize("passes", [1, 3])
 @pytest.mark.parametrize("pattern", [("gated_delta_net",), ("attention", "gated_delta_net")])
-def test_forward_flops_against_the_compiler(monkeypatch, passes, pattern):
+def test_the_cost_of_a_pass_against_the_compiler(monkeypatch, pattern):
+    """Two passes more, because XLA drops what only the discarded features of the last pass need."""
     monkeypatch.setattr("sleep_jax.sleep.lax.scan", functools.partial(jax.lax.scan, unroll=True))
-    config = tiny.run_config()
-    config = dataclasses.replace(
-        config,
-        model=dataclasses.replace(MODEL, pattern=pattern),
-        sleep=SleepConfig(passes=passes, remat="none"),
-    )
-    counted = flops.forward_flops(config, passes)
-    assert 0.75 < counted / compiled_flops(config) < 1.1
+
+    def counts(passes):
+        config = dataclasses.replace(
+            tiny.run_config(),
+            model=dataclasses.replace(MODEL, pattern=pattern),
+            sleep=SleepConfig(passes=passes, remat="none"),
+        )
+        return flops.forward_flops(config, passes), compiled_flops(config)
+
+    (ours_one, theirs_one), (ours_three, theirs_three) = counts(1), counts(3)
+    assert 0.95 < (ours_three - ours_one) / (theirs_three - theirs_one) < 1.05
+    assert ours_one > theirs_one
 
 
 def test_more_passes_cost_that_many_context_windows():

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -49,7 +49,9 @@ def batch_of(config: RunConfig) -> dict[str, np.ndarray]:
     return rule110.sample(config.task, config.train.seed, rule110.TRAIN, 0, size)
 
 
-def interleaved(calls: dict[Any, Callable[[], object]], rounds: int = ROUNDS) -> dict[Any, float]:
+def interleaved(
+    calls: Mapping[Any, Callable[[], object]], rounds: int = ROUNDS
+) -> dict[Any, float]:
     """Median seconds of each call; all take turns (A B A B ...), so that a slow spell hits all.
 
     A call must return only when its work is done. The first turns are not counted.

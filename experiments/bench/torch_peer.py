@@ -6,6 +6,9 @@ its own default of 64 pads every window of 12 tokens to 64. What it keeps of `tr
 a reader would use from there: `torch_chunk_gated_delta_rule` and the causal convolution.
 """
 
+# torch and transformers are not among the suite's own packages.
+# pyright: reportMissingImports=false
+
 import dataclasses
 import inspect
 from collections.abc import Callable

@@ -7,6 +7,9 @@ Prints a Markdown table and writes it beside the JSON file. Everything runs in o
 same cores, each library with its own default threads; what is compared takes turns.
 """
 
+# torch and transformers are not among the suite's own packages.
+# pyright: reportMissingImports=false
+
 import importlib.util
 import json
 import logging

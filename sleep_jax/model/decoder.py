@@ -59,7 +59,8 @@ class Decoder(nn.Module):
 
     def unembed(self, h: jax.Array) -> jax.Array:
         h = self.final_norm(h)
-        return jnp.matmul(h, self.unembedding.astype(h.dtype), preferred_element_type=jnp.float32)
+        dtype = jnp.promote_types(h.dtype, jnp.float32)
+        return jnp.matmul(h, self.unembedding.astype(h.dtype), preferred_element_type=dtype)
 
     def __call__(self, tokens: jax.Array, fast: FastWeights) -> tuple[jax.Array, FastWeights]:
         h, fast = self.blocks(self.embed(tokens), fast)

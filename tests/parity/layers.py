@@ -5,6 +5,7 @@ gradients across as well, and every comparison is name by name in our names.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
@@ -112,11 +113,11 @@ def _rule(q, k, v, log_decay, beta, state):
     return gated_delta_rule(q, l2_normalise(k), v, log_decay, beta, state)
 
 
-def _forward(case: Case) -> Callable[[dict, dict], dict[str, jax.Array]]:
+def _forward(case: Case) -> Callable[[dict, dict], dict[str, Any]]:
     """`(parameter tree, inputs) -> outputs` of our layer."""
     sizes, eps = dict(case.sizes), case.norm_eps
 
-    def of(layer: nn.Module) -> Callable[[dict, dict], dict[str, jax.Array]]:
+    def of(layer: nn.Module) -> Callable[[dict, dict], dict[str, Any]]:
         return lambda params, inputs: {"y": layer.apply({"params": params}, inputs["x"])}
 
     match case.layer:
