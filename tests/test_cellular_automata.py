@@ -91,7 +91,7 @@ def start_and_wait_for(workdir, step):
         command(workdir, *LONG), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     checkpoint = workdir / CELL / "checkpoints" / str(step)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while not checkpoint.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -135,7 +135,7 @@ def test_workers_of_a_killed_sweep_let_go(tmp_path):
         command(tmp_path, *flags), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     cells = tmp_path / "cellular_automata" / "smoke" / "cells"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while len(list(cells.glob("*/checkpoints/5"))) < 2:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
