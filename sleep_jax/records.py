@@ -26,7 +26,7 @@ import jax
 from sleep_jax.config import flatten
 from sleep_jax.errors import UserError
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "chex", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def write_json(path: Path, value: Any) -> None:
