@@ -16,15 +16,15 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import cells, cli
-from experiments.presets import PRESETS, Preset
+from experiments import cells, cli, presets
+from experiments.presets import Preset
 from sleep_jax.config import override
 from sleep_jax.errors import UserError
 
 EXPERIMENT = "cellular_automata"
 log = logging.getLogger("sleep_jax")
 
-_PRESET = flags.DEFINE_string("preset", "cpu", f"One of {', '.join(PRESETS)}.")
+_PRESET = flags.DEFINE_string("preset", "cpu", f"One of {', '.join(presets.PRESETS)}.")
 _PASSES = flags.DEFINE_list("passes", None, "N, passes a window, comma-separated.")
 _ROLLOUT_STEPS = flags.DEFINE_list(
     "rollout_steps", None, "t, comma-separated; the first is the headline depth."
@@ -104,16 +104,10 @@ def plan(preset: Preset) -> list[cells.Cell]:
 
 def main() -> int:
     """Plans, runs and reports."""
-    if _PRESET.value not in PRESETS:
-        raise UserError(f"--preset={_PRESET.value} is unknown; allowed: {', '.join(PRESETS)}")
     if _JOBS.value is not None and _JOBS.value < 1:
         raise UserError(f"--jobs={_JOBS.value} is not possible; allowed: whole numbers >= 1")
-    preset = select(PRESETS[_PRESET.value]())
-    if preset.platform:
-        os.environ["JAX_PLATFORMS"] = preset.platform
-    os.environ["XLA_FLAGS"] = " ".join(
-        filter(None, [os.environ.get("XLA_FLAGS", ""), preset.xla_flags])
-    )
+    preset = select(presets.named(_PRESET.value))
+    preset.set_environment()
     jobs = _JOBS.value or (_cores() if preset.platform == "cpu" else 1)
 
     # Imports JAX, so only once the environment says how it is to run.

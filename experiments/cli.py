@@ -42,7 +42,11 @@ def run(main: Callable[[], int], argv: Sequence[str]) -> int:
             raise UserError(f"argument {rest[0]!r} is not understood; allowed: --flag=value")
         return main()
     except (UserError, flags.Error) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        text = " ".join(str(error).split())
+        if isinstance(error, flags.UnrecognizedFlagError):
+            own = flags.FLAGS.get_key_flags_for_module(sys.modules[main.__module__])
+            text += f"; allowed: {', '.join(f'--{flag.name}' for flag in own)}"
+        print(f"error: {text}", file=sys.stderr)
         return 2
 
 

@@ -13,9 +13,13 @@ state alone, and a window of one chunk needs no scan. The backward follows the a
     dQ     = e (dO S0^T) + dQK K
     dK     = dQK^T Q + (E + E^T) K - beta e (Y S0^T) + r (V' dS1^T)
     dbeta  = <Y, W> + sum_j G_ij (k_i . k_j)
-    dgamma = q.dq - k.dk + 2 (sum_j L_ij dL_ij - beta e k.(Y S0^T)),
-             and <S1, dS1> = e_C <S0, dS1> + sum_i k_i.(r_i V'_i dS1^T) to the last row
-    dlog_decay = reverse cumulative sum of dgamma inside the chunk
+    dlog_decay_t = sum over i >= t > j of P_ij dP_ij + L_ij dL_ij
+                 + sum over i >= t of e_i (q_i.(dO S0^T)_i - beta_i k_i.(Y S0^T)_i)
+                 + sum over j < t of r_j k_j.(V' dS1^T)_j + e_C <S0, dS1>
+
+The last counts, for each token, only what decays through it: every term that M, e, r and e_C hold
+for it and no other. The shorter q.dq - k.dk, summed from the end, adds and takes away all the rest,
+and loses a digit in float32.
 
 Chunks of all sequences and heads share one leading axis, G = NC * N with N = B * Hv: on CPU, where
 the arrays are small, XLA spends most of its time in index arithmetic if there are more.
@@ -136,11 +140,11 @@ def _chunked(c: _Chunks, initial_state: jax.Array, precision: lax.PrecisionLike)
 
 def _chunked_fwd(c, initial_state, precision):
     output, final_state, saved = _forward(c, initial_state, precision)
-    return (output, final_state), (c, saved, final_state)
+    return (output, final_state), (c, saved)
 
 
 def _chunked_bwd(precision, residuals, cotangents):
-    c, (local, S0, W, V_), final_state = residuals
+    c, (local, S0, W, V_) = residuals
     dO, dS_final = cotangents
     gates, kk, P, T = local
     M, e, r, e_C = gates
@@ -159,26 +163,25 @@ def _chunked_bwd(precision, residuals, cotangents):
 
     xs = (dV_local, dO, eq, rk, bek, T, e_C)
     dS_initial, (Y, dS1) = _scan(step, dS_final, xs, reverse=True)
-    S1 = jnp.concatenate([S0[len(final_state) :], final_state])
 
-    beYS = beta * e * mm(Y, transpose(S0))
-    dQK = M * mm(dO, transpose(V_))
+    dOS, YS, VS = mm(dO, transpose(S0)), mm(Y, transpose(S0)), mm(V_, transpose(dS1))
+    dOV = mm(dO, transpose(V_))
+    dQK = M * dOV
     G = -jnp.tril(M * mm(Y, transpose(V_)), -1)
     E = beta * G
 
-    dq = e * mm(dO, transpose(S0)) + mm(dQK, c.k)
-    dk = mm_tn(dQK, c.q) + mm(E + transpose(E), c.k) - beYS + r * mm(V_, transpose(dS1))
+    dq = e * dOS + mm(dQK, c.k)
+    dk = mm_tn(dQK, c.q) + mm(E + transpose(E), c.k) - beta * e * YS + r * VS
     dv = beta * Y
-    Gkk = jnp.sum(G * kk, -1)
-    dbeta = jnp.sum(Y * W, -1) + Gkk
+    dbeta = jnp.sum(Y * W, -1) + jnp.sum(G * kk, -1)
 
-    # A row of gamma enters M with both signs: as q.dq - k.dk, once the terms in which k_i stands on
-    # the row side (L and e K S0) have been counted with their own sign.
-    dgamma = jnp.sum(c.q * dq - c.k * (dk + 2.0 * beYS), -1) + 2.0 * c.beta * Gkk
+    pairs = dOV * P + E * kk
+    rows = jnp.sum(eq * dOS - bek * YS, -1, keepdims=True)
+    columns = jnp.sum(rk * VS, -1)
+    through = jnp.sum(e_C * S0 * dS1, (-2, -1))[:, None]
     lower = jnp.tril(jnp.ones(P.shape[-2:], P.dtype))
-    d_log_decay = (
-        matmul(dgamma, lower, lax.Precision.HIGHEST) + jnp.sum(S1 * dS1, (-2, -1))[:, None]
-    )
+    before = functools.partial(matmul, b=1.0 - lower, precision=lax.Precision.HIGHEST)
+    d_log_decay = jnp.sum(lower * (before(pairs) + rows), -2) + before(columns) + through
     return _Chunks(dq, dk, dv, d_log_decay, dbeta), dS_initial
 
 

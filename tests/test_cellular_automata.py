@@ -159,7 +159,7 @@ def _free(directory, deadline):
 
 BAD = [
     (["--preset=huge"], "--preset=huge is unknown; allowed: cpu, smoke, h100, paper"),
-    (["--nope=1"], "Unknown command line flag 'nope'"),
+    (["--nope=1"], "Unknown command line flag 'nope'; allowed: --preset, --passes,"),
     (["--passes=0"], "--passes=0 is not possible; allowed: whole numbers N >= 1"),
     (["--passes=1,x"], "--passes=x is not possible"),
     (["--rollout_steps=-1"], "--rollout_steps=-1 is not possible"),

@@ -21,14 +21,13 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli
-from experiments.presets import PRESETS
+from experiments import cli, presets
 from sleep_jax.config import RunConfig, to_dict
 from sleep_jax.errors import UserError
 
 log = logging.getLogger("sleep_jax")
 
-_PRESET = flags.DEFINE_string("preset", "cpu", f"One of {', '.join(PRESETS)}.")
+_PRESET = flags.DEFINE_string("preset", "cpu", f"One of {', '.join(presets.PRESETS)}.")
 _PASSES = flags.DEFINE_list("passes", ["1", "2", "4", "8"], "N, passes a window.")
 _OUT = flags.DEFINE_string("out", "runs/bench/training.json", "Where the JSON file goes.")
 _TORCH_COMPILE = flags.DEFINE_boolean(
@@ -161,15 +160,11 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measures, prints, writes."""
-    if _PRESET.value not in PRESETS:
-        raise UserError(f"--preset={_PRESET.value} is unknown; allowed: {', '.join(PRESETS)}")
+    preset = presets.named(_PRESET.value)
     passes = cli.parse_numbers("passes", _PASSES.value, 1, "whole numbers N")
     if not passes:
         raise UserError("--passes= is empty; allowed: at least one number")
-    preset = PRESETS[_PRESET.value]()
-    if preset.platform:
-        os.environ["JAX_PLATFORMS"] = preset.platform
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {preset.xla_flags}".strip()
+    preset.set_environment()
 
     # Imports JAX, so only once the environment says how it is to run.
     from experiments.bench import measure
