@@ -180,9 +180,10 @@ def pipeline_tokens_per_second(config: RunConfig) -> float:
 def loss_and_gradient(config: RunConfig) -> tuple[Any, Callable[[], tuple[Any, Any]]]:
     """Our parameters, and a call that gives loss and gradient on the run's first batch.
 
-    Without rematerialisation and optimizer, on the default device: what PyTorch eager does too.
+    With the run's own rematerialisation, which PyTorch eager has no need of; without optimizer; on
+    the default device.
     """
-    program = Program.of(at(config, config.sleep.passes, "none"), jax.devices()[0].platform)
+    program = Program.of(config, jax.devices()[0].platform)
     params = init_state(program, config.train.seed).params
     batch = jax.tree.map(jnp.asarray, batch_of(config))
 

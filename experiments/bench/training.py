@@ -140,7 +140,7 @@ def table(result: dict[str, Any]) -> str:
         return "\n".join([*lines, f"Beside PyTorch: skipped, {peer['skipped']}.", ""])
     lines += [
         "",
-        f"Loss and gradient, remat none; PyTorch {peer['versions']['torch']} with "
+        f"Loss and gradient as trained (remat {result['remat']}); PyTorch {peer['versions']['torch']} with "
         f"{peer['torch_threads']} threads, transformers {peer['versions']['transformers']}.",
         "",
         "| N | | ms | times ours | worst gradient apart |",
@@ -182,6 +182,7 @@ def main() -> int:
         "pipeline_tokens_per_second": measure.pipeline_tokens_per_second(config),
         "wake_seconds": measure.wake_seconds(config, mesh, passes),
         "training": (rows := measure.training_steps(config, mesh, passes)),
+        "remat": config.sleep.remat,
         "remat_temporary_bytes": measure.remat_memory(config, mesh, rows),
         "slope": measure.slope(rows),
         "peer": beside_torch(config),
