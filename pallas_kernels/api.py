@@ -1,13 +1,16 @@
 """The one door to the gated delta rule."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pallas_kernels import recurrent, tpu
 from pallas_kernels.oracle import gated_delta_rule_oracle
 from pallas_kernels.xla import gated_delta_rule_xla
 
-IMPLEMENTATIONS = ("oracle", "xla")
+IMPLEMENTATIONS = ("oracle", "recurrent", "xla", "tpu")
 
 
 def gated_delta_rule(
@@ -33,33 +36,58 @@ def gated_delta_rule(
       log_decay: `[B, T, Hv]`, log alpha <= 0, natural logarithm.
       beta: `[B, T, Hv]`, write strength, in [0, 2).
       initial_state: `[B, Hv, Dk, Dv]`, the fast weights on entry.
-      implementation: `"oracle"` (token by token), `"xla"` (chunkwise) or None (`"xla"`).
-      chunk_size: tokens a chunk (`"xla"` only); None chooses it.
-      precision: of the matrix products on accelerators; None is `HIGHEST`.
+      implementation: `"oracle"` (token by token, in a loop), `"recurrent"` (token by token,
+        unrolled), `"xla"` (chunkwise), `"tpu"` (chunkwise, Pallas). None takes `"recurrent"` for
+        T <= 2, else what the platform that is being compiled for does best.
+      chunk_size: tokens a chunk, of the chunkwise ones; None chooses it.
+      precision: of the matrix products on accelerators; None is `HIGHEST`, but see
+        `tpu.gated_delta_rule_tpu` for bfloat16.
 
     Returns:
       output `[B, T, Hv, Dv]` in the dtype of v; final state `[B, Hv, Dk, Dv]`, float32 (float64 if
       an input is float64).
 
     Raises:
-      ValueError: unknown implementation, shapes that do not fit together, or a chunk size < 1.
+      ValueError: unknown implementation, shapes that do not fit together or that the
+        implementation does not take, or a chunk size < 1.
     """
-    _check(q, k, v, log_decay, beta, initial_state, chunk_size)
-    groups = v.shape[2] // q.shape[2]
-    if groups > 1:
-        q, k = (jnp.repeat(x, groups, axis=2) for x in (q, k))
+    arrays = (q, k, v, log_decay, beta, initial_state)
+    _check(*arrays, chunk_size)
+    chunkwise = dict(chunk_size=chunk_size, precision=precision)
     match implementation:
-        case None | "xla":
-            return gated_delta_rule_xla(
-                q, k, v, log_decay, beta, initial_state, chunk_size=chunk_size, precision=precision
-            )
         case "oracle":
-            return gated_delta_rule_oracle(
-                q, k, v, log_decay, beta, initial_state, precision=precision
+            return gated_delta_rule_oracle(*_share_keys(*arrays), precision=precision)
+        case "recurrent":
+            return recurrent.gated_delta_rule_recurrent(*arrays, precision=precision)
+        case "xla":
+            return _xla(*arrays, **chunkwise)
+        case "tpu":
+            if refusal := tpu.refuses(q, k, v, chunk_size):
+                raise ValueError(f"implementation='tpu' {refusal}; implementation='xla' does")
+            return tpu.gated_delta_rule_tpu(*arrays, **chunkwise)
+        case None:
+            if v.shape[1] <= recurrent.LONGEST:
+                return recurrent.gated_delta_rule_recurrent(*arrays, precision=precision)
+            if tpu.refuses(q, k, v, chunk_size):
+                return _xla(*arrays, **chunkwise)
+            return lax.platform_dependent(
+                *arrays,
+                tpu=functools.partial(tpu.gated_delta_rule_tpu, **chunkwise),
+                default=functools.partial(_xla, **chunkwise),
             )
     raise ValueError(
         f"implementation={implementation!r} is unknown; allowed: {', '.join(IMPLEMENTATIONS)}, None"
     )
+
+
+def _share_keys(q, k, v, *rest):
+    """Repeats each key head for the value heads that share it."""
+    groups = v.shape[2] // q.shape[2]
+    return *(jnp.repeat(x, groups, axis=2) if groups > 1 else x for x in (q, k)), v, *rest
+
+
+def _xla(*arrays, chunk_size, precision):
+    return gated_delta_rule_xla(*_share_keys(*arrays), chunk_size=chunk_size, precision=precision)
 
 
 def _check(q, k, v, log_decay, beta, initial_state, chunk_size) -> None:

@@ -1,25 +1,7 @@
-"""The chunkwise gated delta rule in plain XLA, with a closed-form backward.
+"""The chunkwise gated delta rule in plain XLA, with the closed-form backward of `chunk_math`.
 
 Everything that does not need the state is batched over chunks; a `lax.scan` over chunks carries the
-state alone, and a window of one chunk needs no scan. The backward follows the adjoint of
-`chunk_math`'s forward by hand (symbols there; a prefix d is a cotangent):
-
-    dV'    = P^T dO + (r K) dS1
-    Y      = T^T dV'                so that dL = -strict_tril(Y V'^T): one product, not two
-    dS0    = e_C dS1 + (e Q)^T dO - (beta e K)^T Y
-    dV     = beta Y
-    dQK    = M (dO V'^T)
-    G      = M dL,   E_ij = beta_i G_ij
-    dQ     = e (dO S0^T) + dQK K
-    dK     = dQK^T Q + (E + E^T) K - beta e (Y S0^T) + r (V' dS1^T)
-    dbeta  = <Y, W> + sum_j G_ij (k_i . k_j)
-    dlog_decay_t = sum over i >= t > j of P_ij dP_ij + L_ij dL_ij
-                 + sum over i >= t of e_i (q_i.(dO S0^T)_i - beta_i k_i.(Y S0^T)_i)
-                 + sum over j < t of r_j k_j.(V' dS1^T)_j + e_C <S0, dS1>
-
-The last counts, for each token, only what decays through it: every term that M, e, r and e_C hold
-for it and no other. The shorter q.dq - k.dk, summed from the end, adds and takes away all the rest,
-and loses a digit in float32.
+state alone, and a window of one chunk needs no scan.
 
 Chunks of all sequences and heads share one leading axis, G = NC * N with N = B * Hv: on CPU, where
 the arrays are small, XLA spends most of its time in index arithmetic if there are more.
@@ -32,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.chunk_math import Gates, decay_gates, matmul, transpose, unit_lower_inverse
+from pallas_kernels import chunk_math
+from pallas_kernels.chunk_math import Inputs, Local, Products, transpose, unit_lower_inverse
 
 
 class _Chunks(NamedTuple):
@@ -43,15 +26,6 @@ class _Chunks(NamedTuple):
     v: jax.Array
     log_decay: jax.Array
     beta: jax.Array
-
-
-class _Local(NamedTuple):
-    """What a chunk computes without the state, `[G, ...]`."""
-
-    gates: Gates
-    kk: jax.Array  # K K^T, below the diagonal
-    P: jax.Array
-    T: jax.Array
 
 
 def _cut(x: jax.Array, chunk_size: int, dtype: jnp.dtype) -> jax.Array:
@@ -71,17 +45,22 @@ def _join(x: jax.Array, batch: int, heads: int, length: int, dtype: jnp.dtype) -
     return x.reshape(batch, -1, *x.shape[3:])[:, :length].astype(dtype)
 
 
-def _matmul_tn(a: jax.Array, b: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
-    """`a^T b`, with the transpose written out on CPU, where no fast product folds it in."""
-    return lax.platform_dependent(
-        a,
-        b,
-        cpu=lambda a, b: matmul(lax.optimization_barrier(transpose(a)), b, precision),
-        default=lambda a, b: matmul(transpose(a), b, precision),
-    )
+def _products(precision: lax.PrecisionLike) -> Products:
+    matmul = functools.partial(jnp.matmul, precision=precision)
+
+    def tn(a: jax.Array, b: jax.Array) -> jax.Array:
+        # Written out on CPU, where no fast product folds the transpose in.
+        return lax.platform_dependent(
+            a,
+            b,
+            cpu=lambda a, b: matmul(lax.optimization_barrier(transpose(a)), b),
+            default=lambda a, b: matmul(transpose(a), b),
+        )
+
+    return Products(nn=matmul, nt=lambda a, b: matmul(a, transpose(b)), tn=tn)
 
 
-def _inverse(L: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
+def _inverse(L: jax.Array, product: chunk_math.Product) -> jax.Array:
     """`(I + L)^-1`: forward substitution on CPU, block doubling elsewhere; as accurate."""
 
     def substitution(L):
@@ -91,16 +70,8 @@ def _inverse(L: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
         )
 
     return lax.platform_dependent(
-        L, cpu=substitution, default=functools.partial(unit_lower_inverse, precision=precision)
+        L, cpu=substitution, default=functools.partial(unit_lower_inverse, product=product)
     )
-
-
-def _local(c: _Chunks, precision: lax.PrecisionLike) -> _Local:
-    gates = decay_gates(c.log_decay)
-    kk = jnp.tril(matmul(c.k, transpose(c.k), precision), -1)
-    T = _inverse(c.beta[..., None] * kk * gates.M, precision)
-    P = matmul(c.q, transpose(c.k), precision) * gates.M
-    return _Local(gates, kk, P, T)
 
 
 def _scan(step, state, xs, reverse: bool = False):
@@ -113,23 +84,35 @@ def _scan(step, state, xs, reverse: bool = False):
     return state, jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), ys)
 
 
+class _Saved(NamedTuple):
+    """What the backward needs of the forward, over all chunks."""
+
+    inputs: Inputs
+    here: Local
+    S0: jax.Array
+    W: jax.Array
+    V_: jax.Array
+
+
 def _forward(
     c: _Chunks, initial_state: jax.Array, precision: lax.PrecisionLike
-) -> tuple[jax.Array, jax.Array, tuple[_Local, jax.Array, jax.Array, jax.Array]]:
-    """Returns output chunks, final state, and (local, chunk-start states, W, V')."""
-    local = _local(c, precision)
+) -> tuple[jax.Array, jax.Array, _Saved]:
+    """Returns output chunks, final state, and what the backward needs."""
+    mm = _products(precision)
+    lower = chunk_math.lower_triangle(c.beta.shape[-1], diagonal=True)
+    # The cumulative sum as a product with ones: one GEMM everywhere, always at full precision.
+    gamma = jnp.matmul(
+        c.log_decay, transpose(lower).astype(c.log_decay.dtype), precision=lax.Precision.HIGHEST
+    )
+    inputs = Inputs(c.q, c.k, c.v, c.beta[..., None], chunk_math.decay_gates(gamma))
+    here = chunk_math.local(inputs, mm, functools.partial(_inverse, product=mm.nn))
 
-    def step(S0, inputs):
-        q, k, v, beta, gates, P, T = inputs
-        W = v - gates.e * matmul(k, S0, precision)
-        V_ = matmul(T, beta[..., None] * W, precision)
-        o = gates.e * matmul(q, S0, precision) + matmul(P, V_, precision)
-        S1 = gates.e_C * S0 + _matmul_tn(gates.r * k, V_, precision)
-        return S1, (o, S0, W, V_)
+    def step(S0, chunk):
+        output, S1, W, V_ = chunk_math.forward(*chunk, S0, mm, mm)
+        return S1, (output, S0, W, V_)
 
-    xs = (c.q, c.k, c.v, c.beta, local.gates, local.P, local.T)
-    final_state, (output, starts, W, V_) = _scan(step, initial_state, xs)
-    return output, final_state, (local, starts, W, V_)
+    final_state, (output, S0, W, V_) = _scan(step, initial_state, (inputs, here))
+    return output, final_state, _Saved(inputs, here, S0, W, V_)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -140,49 +123,24 @@ def _chunked(c: _Chunks, initial_state: jax.Array, precision: lax.PrecisionLike)
 
 def _chunked_fwd(c, initial_state, precision):
     output, final_state, saved = _forward(c, initial_state, precision)
-    return (output, final_state), (c, saved)
+    return (output, final_state), saved
 
 
-def _chunked_bwd(precision, residuals, cotangents):
-    c, (local, S0, W, V_) = residuals
+def _chunked_bwd(precision, saved, cotangents):
     dO, dS_final = cotangents
-    gates, kk, P, T = local
-    M, e, r, e_C = gates
-    beta = c.beta[..., None]
-    mm = functools.partial(matmul, precision=precision)
-    mm_tn = functools.partial(_matmul_tn, precision=precision)
+    mm = _products(precision)
+    scaled = chunk_math.scaled(saved.inputs, saved.here, dO, mm)
 
-    dV_local = mm_tn(P, dO)
-    eq, rk, bek = e * c.q, r * c.k, beta * e * c.k
-
-    def step(dS1, inputs):
-        dV_local, dO, eq, rk, bek, T, e_C = inputs
-        Y = mm_tn(T, dV_local + mm(rk, dS1))
-        dS0 = e_C * dS1 + mm_tn(eq, dO) - mm_tn(bek, Y)
+    def step(dS1, chunk):
+        Y, dS0 = chunk_math.adjoint_state(*chunk, dS1, mm, mm)
         return dS0, (Y, dS1)
 
-    xs = (dV_local, dO, eq, rk, bek, T, e_C)
+    xs = (scaled, saved.here.T, saved.inputs.gates.e_C, dO)
     dS_initial, (Y, dS1) = _scan(step, dS_final, xs, reverse=True)
-
-    dOS, YS, VS = mm(dO, transpose(S0)), mm(Y, transpose(S0)), mm(V_, transpose(dS1))
-    dOV = mm(dO, transpose(V_))
-    dQK = M * dOV
-    G = -jnp.tril(M * mm(Y, transpose(V_)), -1)
-    E = beta * G
-
-    dq = e * dOS + mm(dQK, c.k)
-    dk = mm_tn(dQK, c.q) + mm(E + transpose(E), c.k) - beta * e * YS + r * VS
-    dv = beta * Y
-    dbeta = jnp.sum(Y * W, -1) + jnp.sum(G * kk, -1)
-
-    pairs = dOV * P + E * kk
-    rows = jnp.sum(eq * dOS - bek * YS, -1, keepdims=True)
-    columns = jnp.sum(rk * VS, -1)
-    through = jnp.sum(e_C * S0 * dS1, (-2, -1))[:, None]
-    lower = jnp.tril(jnp.ones(P.shape[-2:], P.dtype))
-    before = functools.partial(matmul, b=1.0 - lower, precision=lax.Precision.HIGHEST)
-    d_log_decay = jnp.sum(lower * (before(pairs) + rows), -2) + before(columns) + through
-    return _Chunks(dq, dk, dv, d_log_decay, dbeta), dS_initial
+    d = chunk_math.adjoint_inputs(
+        saved.inputs, saved.here, scaled, saved.S0, saved.W, saved.V_, dO, dS1, Y, mm, mm
+    )
+    return _Chunks(d.q, d.k, d.v, d.log_decay[..., 0, :], d.beta[..., 0]), dS_initial
 
 
 _chunked.defvjp(_chunked_fwd, _chunked_bwd)

@@ -140,8 +140,9 @@ def table(result: dict[str, Any]) -> str:
         return "\n".join([*lines, f"Beside PyTorch: skipped, {peer['skipped']}.", ""])
     lines += [
         "",
-        f"Loss and gradient as trained (remat {result['remat']}); PyTorch {peer['versions']['torch']} with "
-        f"{peer['torch_threads']} threads, transformers {peer['versions']['transformers']}.",
+        f"Loss and gradient as trained (remat {result['remat']}); "
+        f"PyTorch {peer['versions']['torch']} with {peer['torch_threads']} threads, "
+        f"transformers {peer['versions']['transformers']}.",
         "",
         "| N | | ms | times ours | worst gradient apart |",
         "|--:|--|--:|--:|--:|",
