@@ -20,7 +20,7 @@ else
 PARITY_PYTHON := $(PYTHON)
 endif
 
-.PHONY: help experiment tables test test-parity bench lint clean
+.PHONY: help experiment tables test test-parity bench bench-kernels lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo 'make test       all tests (ARGS goes to pytest)'
 	@echo 'make test-parity  our layers against PyTorch transformers, made afresh (installs torch)'
 	@echo 'make bench      speed of the training step, beside PyTorch (installs torch)'
+	@echo 'make bench-kernels  speed of the gated delta rule, beside PyTorch (installs torch)'
 	@echo 'make lint       ruff and pyright'
 	@echo 'make clean      caches; never runs/ or $(VENV)'
 	@echo 'VENV=dir puts the environment elsewhere; PYTHON=python uses one that has the packages.'
@@ -47,6 +48,9 @@ test-parity: $(parity)
 
 bench: $(parity)
 	$(PARITY_PYTHON) -m experiments.bench.training $(ARGS)
+
+bench-kernels: $(parity)
+	$(PARITY_PYTHON) -m experiments.bench.kernels $(ARGS)
 
 lint: $(dev_extra)
 	$(PYTHON) -m ruff check .

@@ -78,8 +78,12 @@ def _in_order(todo: Sequence[Cell]) -> list[Cell]:
 
 
 def _use_compilation_cache(directory: Path) -> None:
-    """Lets workers and later restarts of the sweep share what has been compiled."""
-    jax.config.update("jax_compilation_cache_dir", str(directory / "compilation_cache"))
+    """Lets workers and later restarts of the sweep share what has been compiled.
+
+    JAX_COMPILATION_CACHE_DIR, where it is set, is a wider cache, and kept.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(directory / "compilation_cache"))
 
 
 def _run_cell(cell: Cell, directory: Path, flags: dict[str, Any], stop: StopSignal) -> int:

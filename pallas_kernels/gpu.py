@@ -301,28 +301,23 @@ def _run_forward(plan: _Plan, interpret: bool, arrays: tuple, save_starts: bool)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _gated_delta_rule(plan: _Plan, interpret: bool, *arrays):
-    output, final_state = _run_forward(plan, interpret, arrays, save_starts=False)
-    return output, final_state
+    return tuple(_run_forward(plan, interpret, arrays, save_starts=False))
 
 
 def _vjp_forward(plan, interpret, *arrays):
-    output, final_state, *starts = _run_forward(
-        plan, interpret, arrays, save_starts=plan.chunks > 1
-    )
+    output, final_state, *starts = _run_forward(plan, interpret, arrays, plan.chunks > 1)
     *tokens, initial_state = arrays
     return (output, final_state), (*tokens, starts[0] if starts else initial_state[:, None])
 
 
 def _vjp_backward(plan, interpret, saved, cotangents):
     q, k, v, log_decay, beta, _ = saved
-    d_final = cotangents[1]
     specs = _specs(plan)
     shared = plan.groups * plan.slices
     parts = (plan.batch, plan.length, plan.heads, plan.slices)
     like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)  # noqa: E731
-    key_part = lambda x: jax.ShapeDtypeStruct(  # noqa: E731
-        (*parts, plan.key_dim), x.dtype if shared == 1 else jnp.float32
-    )
+    key_dtype = q.dtype if shared == 1 else jnp.float32
+    key_part = jax.ShapeDtypeStruct((*parts, plan.key_dim), key_dtype)
     gate_part = jax.ShapeDtypeStruct(parts, jnp.float32)
     dq, dk, dv, d_log_decay, dbeta, d_initial = _call(
         plan,
@@ -332,7 +327,7 @@ def _vjp_backward(plan, interpret, saved, cotangents):
         + [specs.value, specs.state],
         [specs.key_part, specs.key_part, specs.value, specs.gate_part, specs.gate_part]
         + [specs.state],
-        [key_part(q), key_part(k), like(v), gate_part, gate_part, like(d_final)],
+        [key_part, key_part, like(v), gate_part, gate_part, like(cotangents[1])],
         interpret,
     )(*saved, *cotangents)
 
@@ -341,14 +336,8 @@ def _vjp_backward(plan, interpret, saved, cotangents):
         x = x.reshape(*to.shape[:3], -1, *to.shape[3:])
         return (x[:, :, :, 0] if x.shape[3] == 1 else jnp.sum(x, 3)).astype(to.dtype)
 
-    return (
-        total(dq, q),
-        total(dk, k),
-        dv,
-        total(d_log_decay, log_decay),
-        total(dbeta, beta),
-        d_initial,
-    )
+    d_gates = total(d_log_decay, log_decay), total(dbeta, beta)
+    return total(dq, q), total(dk, k), dv, *d_gates, d_initial
 
 
 _gated_delta_rule.defvjp(_vjp_forward, _vjp_backward)

@@ -36,4 +36,6 @@ SHAPES = {
     "S3": Shape(B=512, T=75, H=16, Hv=16, Dk=128, Dv=128),  # Depo windows, large heads
     "S4": Shape(B=512, T=24, H=4, Hv=4, Dk=64, Dv=64),  # the paper's Rule 110 model
     "S4b": Shape(B=512, T=75, H=4, Hv=4, Dk=64, Dv=64),
+    "C1": Shape(B=64, T=24, H=2, Hv=2, Dk=32, Dv=32),  # what a CPU trains on
+    "C2": Shape(B=2, T=1024, H=4, Hv=4, Dk=64, Dv=64),
 }

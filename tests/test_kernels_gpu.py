@@ -53,18 +53,19 @@ def both_ways(function):
     return jax.jit(run)
 
 
+@functools.cache
+def _kernel(**options):
+    """One function per set of options, so that cases of the same shape share a program."""
+    return both_ways(functools.partial(gated_delta_rule_gpu, interpret=True, **options))
+
+
 _oracle = both_ways(functools.partial(gated_delta_rule, implementation="oracle"))
 
 
 def errors(inputs, cotangents, **options):
     """Relative norms against the oracle in float64 on the very same, already rounded inputs."""
-    kernel = functools.partial(gated_delta_rule_gpu, interpret=True, **options)
-    actual = both_ways(kernel)(inputs, cotangents)
-    assert [x.dtype for x in actual] == [
-        inputs[2].dtype,
-        jnp.float32,
-        *(x.dtype for x in inputs),
-    ]
+    actual = _kernel(**options)(inputs, cotangents)
+    assert [x.dtype for x in actual] == [inputs[2].dtype, jnp.float32, *(x.dtype for x in inputs)]
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda x: x.astype(jnp.float64), (inputs, cotangents))
         expected = _oracle(*exact)
@@ -100,7 +101,7 @@ def test_float32(length, options, shape):
     check_float32(errors(*make_inputs(length, jnp.float32, **shape), **options))
 
 
-@pytest.mark.parametrize("length, shape", [(24, {}), (75, dict(value_dim=128))])
+@pytest.mark.parametrize("length, shape", [(24, {}), (75, {})])
 def test_bfloat16(length, shape):
     # Keys apart: among nearly equal ones, a state rounded to bfloat16 is all that can be seen.
     check_bfloat16(errors(*make_inputs(length, jnp.bfloat16, spread=0.5, **shape)))
@@ -114,7 +115,7 @@ def test_bfloat16_three_passes_everywhere():
 
 
 def test_extreme_gates():
-    (q, k, v, log_decay, beta, state), cotangents = make_inputs(24, jnp.float32)
+    (q, k, v, log_decay, beta, state), cotangents = make_inputs(24, jnp.float32, 2, 4)
     log_decay = jnp.full_like(log_decay, -50.0).at[:, ::3].set(0.0)
     beta = jnp.full_like(beta, 1.99)
     check_float32(errors((q, k, v, log_decay, beta, state), cotangents))

@@ -38,6 +38,22 @@ _FUSED = {
 Blocks = Callable[[Tensor, list[State], list[Weights], Tensor], tuple[Tensor, list[State]]]
 
 
+def chunk_rule(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The rule with our arguments; theirs scales q itself and works in chunks of 64."""
+    return _rule(
+        q * q.shape[-1] ** 0.5,
+        k,
+        v,
+        log_decay,
+        beta,
+        initial_state=state,
+        output_final_state=True,
+        use_qk_l2norm_in_kernel=False,
+    )
+
+
 class Peer:
     """Our model in PyTorch. `leaves` are the weights by our names, in our layout."""
 
