@@ -41,7 +41,7 @@ tables: $(base)
 	@$(PYTHON) -m experiments.report.build $(wildcard $(WORKDIR)/*/*)
 
 test: $(test_extra)
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
 
 test-parity: $(parity)
 	$(PARITY_PYTHON) -m pytest tests/test_parity.py -rs $(ARGS)

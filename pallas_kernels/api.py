@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels import recurrent, tpu
+from pallas_kernels import gpu, recurrent, tpu
 from pallas_kernels.oracle import gated_delta_rule_oracle
 from pallas_kernels.xla import gated_delta_rule_xla
 
-IMPLEMENTATIONS = ("oracle", "recurrent", "xla", "tpu")
+IMPLEMENTATIONS = ("oracle", "recurrent", "xla", "tpu", "gpu")
 
 
 def gated_delta_rule(
@@ -37,11 +37,12 @@ def gated_delta_rule(
       beta: `[B, T, Hv]`, write strength, in [0, 2).
       initial_state: `[B, Hv, Dk, Dv]`, the fast weights on entry.
       implementation: `"oracle"` (token by token, in a loop), `"recurrent"` (token by token,
-        unrolled), `"xla"` (chunkwise), `"tpu"` (chunkwise, Pallas). None takes `"recurrent"` for
-        T <= 2, else what the platform that is being compiled for does best.
+        unrolled), `"xla"` (chunkwise), `"tpu"` and `"gpu"` (chunkwise, Pallas). None takes
+        `"recurrent"` for T <= 2, else by the platform that is being compiled for: `"tpu"` there,
+        `"xla"` elsewhere. `"gpu"` was never timed, so only who asks for it gets it.
       chunk_size: tokens a chunk, of the chunkwise ones; None chooses it.
-      precision: of the matrix products on accelerators; None is `HIGHEST`, but see
-        `tpu.gated_delta_rule_tpu` for bfloat16.
+      precision: of the matrix products on accelerators; None is `HIGHEST`, but `HIGH` in the
+        Pallas kernels where the tokens are bfloat16.
 
     Returns:
       output `[B, T, Hv, Dv]` in the dtype of v; final state `[B, Hv, Dk, Dv]`, float32 (float64 if
@@ -61,10 +62,15 @@ def gated_delta_rule(
             return recurrent.gated_delta_rule_recurrent(*arrays, precision=precision)
         case "xla":
             return _xla(*arrays, **chunkwise)
-        case "tpu":
-            if refusal := tpu.refuses(q, k, v, chunk_size):
-                raise ValueError(f"implementation='tpu' {refusal}; implementation='xla' does")
-            return tpu.gated_delta_rule_tpu(*arrays, **chunkwise)
+        case "tpu" | "gpu":
+            refuses = tpu.refuses if implementation == "tpu" else gpu.refuses
+            if refusal := refuses(q, k, v, chunk_size):
+                raise ValueError(
+                    f"implementation={implementation!r} {refusal}; implementation='xla' does"
+                )
+            if implementation == "tpu":
+                return tpu.gated_delta_rule_tpu(*arrays, **chunkwise)
+            return gpu.gated_delta_rule_gpu(*arrays, **chunkwise)
         case None:
             if v.shape[1] <= recurrent.LONGEST:
                 return recurrent.gated_delta_rule_recurrent(*arrays, precision=precision)

@@ -139,13 +139,13 @@ def local(x: Inputs, mm: Products, inverse: Callable[[jax.Array], jax.Array]) ->
 
 
 def forward(
-    x: Inputs, here: Local, S0: jax.Array, mm: Products, state: Products
+    x: Inputs, here: Local, S0: jax.Array, mm: Products
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Returns O, S1, W, V'. `state` does the products that read or write the state."""
-    W = x.v - x.gates.e * state.nn(x.k, S0)
+    """Returns O, S1, W, V'."""
+    W = x.v - x.gates.e * mm.nn(x.k, S0)
     V_ = mm.nn(here.T, x.beta * W)
-    output = x.gates.e * state.nn(x.q, S0) + mm.nn(here.P, V_)
-    S1 = x.gates.e_C * S0 + state.tn(x.gates.r * x.k, V_)
+    output = x.gates.e * mm.nn(x.q, S0) + mm.nn(here.P, V_)
+    S1 = x.gates.e_C * S0 + mm.tn(x.gates.r * x.k, V_)
     return output, S1, W, V_
 
 
@@ -162,11 +162,10 @@ def adjoint_state(
     dO: jax.Array,
     dS1: jax.Array,
     mm: Products,
-    state: Products,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns Y and dS0."""
-    Y = mm.tn(T, s.PdO + state.nn(s.rk, dS1))
-    return Y, e_C * dS1 + state.tn(s.eq, dO) - state.tn(s.bek, Y)
+    Y = mm.tn(T, s.PdO + mm.nn(s.rk, dS1))
+    return Y, e_C * dS1 + mm.tn(s.eq, dO) - mm.tn(s.bek, Y)
 
 
 def adjoint_inputs(
@@ -180,13 +179,12 @@ def adjoint_inputs(
     dS1: jax.Array,
     Y: jax.Array,
     mm: Products,
-    state: Products,
 ) -> Cotangents:
     """The cotangents of the tokens, once Y and both states are known."""
     M, e, r, e_C = x.gates
     size = M.shape[-1]
     below = lower_triangle(size, diagonal=False)
-    dOS, YS, VS = state.nt(dO, S0), state.nt(Y, S0), state.nt(V_, dS1)
+    dOS, YS, VS = mm.nt(dO, S0), mm.nt(Y, S0), mm.nt(V_, dS1)
     dOV = mm.nt(dO, V_)
     dQK = M * dOV
     G = jnp.where(below, -M * mm.nt(Y, V_), 0.0)

@@ -10,8 +10,9 @@ Tokens are read and written as they lie in `[B, T, H, D]`. Triton wants sizes th
 two; loads and stores past the end of a ragged sequence are masked, so nobody pads. Nothing is saved
 for the backward but the inputs and, where there is more than one chunk, the chunk-start states.
 
-Never run on a GPU by this project, so its tile sizes, warps and stages are reasoned, not measured:
-proved in interpret mode, and lowered for CUDA on a CPU (tests/test_kernels_gpu.py).
+Never run on a GPU by this project: proved in interpret mode, and lowered for CUDA on a CPU
+(tests/test_kernels_gpu.py). Compiled by Triton for sm_90, outside the tests, the backward spilled
+kilobytes of registers a thread: BUILD_NOTES.md has the table.
 """
 
 import functools
@@ -28,7 +29,7 @@ from pallas_kernels.chunk_math import Inputs, Products
 
 CHUNKS = (16, 32, 64)  # 16 is the least a tensor core product takes
 HEAD_DIMS = (32, 64, 128)
-# Columns of the state in a program: two states [128, 64] in float32 fill half the registers.
+# Columns of the state in a program: two float32 [128, 64] take a quarter of the registers.
 _WIDTH = 64
 
 
@@ -121,19 +122,14 @@ def _products(precision: lax.Precision) -> Products:
     return Products(*(_dot(axes, precision) for axes in ((1, 0), (1, 1), (0, 0))))
 
 
-def _precisions(plan: _Plan, dtype: jnp.dtype) -> tuple[Products, Products]:
-    """Products between tokens, and those with the state.
+def _precision(plan: _Plan, dtype: jnp.dtype) -> lax.Precision:
+    """Three passes for bfloat16 tokens: one leaves 4e-3 in the state where keys are correlated.
 
-    bfloat16 tokens: three passes between tokens, where the gates' gradients are small differences,
-    and one with the state. Decays, inverse and carried state are float32 whatever this is.
+    Decays, inverse and carried state are float32 whatever this is.
     """
     if plan.precision is not None:
-        between = state = plan.precision
-    elif dtype == jnp.bfloat16:
-        between, state = lax.Precision.HIGH, lax.Precision.DEFAULT
-    else:
-        between = state = lax.Precision.HIGHEST
-    return _products(between), _products(state)
+        return plan.precision
+    return lax.Precision.HIGH if dtype == jnp.bfloat16 else lax.Precision.HIGHEST
 
 
 def _block(plan: _Plan, ref, chunk: jax.Array) -> tuple:
@@ -193,13 +189,13 @@ def _forward_kernel(plan: _Plan, *refs) -> None:
     *inputs, initial_ref, output_ref, final_ref = refs[:8]
     starts_ref = refs[8] if refs[8:] else None
     dtype = inputs[0].dtype
-    mm, state = _precisions(plan, dtype)
+    mm = _products(_precision(plan, dtype))
 
     def step(chunk, S0):
         if starts_ref is not None:
             starts_ref[chunk] = S0
         x = _read_inputs(plan, chunk, *inputs)
-        output, S1, _, _ = chunk_math.forward(x, _local(x, mm, dtype), S0, mm, state)
+        output, S1, _, _ = chunk_math.forward(x, _local(x, mm, dtype), S0, mm)
         _write(plan, output_ref, chunk, output)
         return S1
 
@@ -210,17 +206,17 @@ def _backward_kernel(plan: _Plan, *refs) -> None:
     *inputs, starts_ref, dO_ref, d_final_ref = refs[:8]
     dq_ref, dk_ref, dv_ref, d_log_decay_ref, dbeta_ref, d_initial_ref = refs[8:]
     dtype = inputs[0].dtype
-    mm, state = _precisions(plan, dtype)
+    mm = _products(_precision(plan, dtype))
 
     def step(i, dS1):
         chunk = plan.chunks - 1 - i
         x = _read_inputs(plan, chunk, *inputs)
         S0, dO = starts_ref[chunk], _read(plan, dO_ref, chunk)
         here = _local(x, mm, dtype)
-        _, _, W, V_ = chunk_math.forward(x, here, S0, mm, state)
+        _, _, W, V_ = chunk_math.forward(x, here, S0, mm)
         scaled = chunk_math.scaled(x, here, dO, mm)
-        Y, dS0 = chunk_math.adjoint_state(scaled, here.T, x.gates.e_C, dO, dS1, mm, state)
-        d = chunk_math.adjoint_inputs(x, here, scaled, S0, W, V_, dO, dS1, Y, mm, state)
+        Y, dS0 = chunk_math.adjoint_state(scaled, here.T, x.gates.e_C, dO, dS1, mm)
+        d = chunk_math.adjoint_inputs(x, here, scaled, S0, W, V_, dO, dS1, Y, mm)
         _write(plan, dq_ref, chunk, d.q)
         _write(plan, dk_ref, chunk, d.k)
         _write(plan, dv_ref, chunk, d.v)
@@ -306,8 +302,7 @@ def _gated_delta_rule(plan: _Plan, interpret: bool, *arrays):
 
 def _vjp_forward(plan, interpret, *arrays):
     output, final_state, *starts = _run_forward(plan, interpret, arrays, plan.chunks > 1)
-    *tokens, initial_state = arrays
-    return (output, final_state), (*tokens, starts[0] if starts else initial_state[:, None])
+    return (output, final_state), (*arrays[:5], starts[0] if starts else arrays[5][:, None])
 
 
 def _vjp_backward(plan, interpret, saved, cotangents):
@@ -364,8 +359,8 @@ def gated_delta_rule_gpu(
       log_decay, beta: `[B, T, Hv]`.
       initial_state: `[B, Hv, Dk, Dv]`.
       chunk_size: C; None is the least of 16, 32 and 64 that holds T, beyond 64 by `_chunk`.
-      precision: of the products; None is `HIGHEST` for float32 and, for bfloat16, three passes
-        between tokens and one with the state.
+      precision: of the products; None is `HIGHEST` for float32 tokens and `HIGH` (three passes)
+        for bfloat16.
       interpret: runs on any device, slowly.
 
     Returns:

@@ -108,7 +108,7 @@ def _forward(
     here = chunk_math.local(inputs, mm, functools.partial(_inverse, product=mm.nn))
 
     def step(S0, chunk):
-        output, S1, W, V_ = chunk_math.forward(*chunk, S0, mm, mm)
+        output, S1, W, V_ = chunk_math.forward(*chunk, S0, mm)
         return S1, (output, S0, W, V_)
 
     final_state, (output, S0, W, V_) = _scan(step, initial_state, (inputs, here))
@@ -132,13 +132,13 @@ def _chunked_bwd(precision, saved, cotangents):
     scaled = chunk_math.scaled(saved.inputs, saved.here, dO, mm)
 
     def step(dS1, chunk):
-        Y, dS0 = chunk_math.adjoint_state(*chunk, dS1, mm, mm)
+        Y, dS0 = chunk_math.adjoint_state(*chunk, dS1, mm)
         return dS0, (Y, dS1)
 
     xs = (scaled, saved.here.T, saved.inputs.gates.e_C, dO)
     dS_initial, (Y, dS1) = _scan(step, dS_final, xs, reverse=True)
     d = chunk_math.adjoint_inputs(
-        saved.inputs, saved.here, scaled, saved.S0, saved.W, saved.V_, dO, dS1, Y, mm, mm
+        saved.inputs, saved.here, scaled, saved.S0, saved.W, saved.V_, dO, dS1, Y, mm
     )
     return _Chunks(d.q, d.k, d.v, d.log_decay[..., 0, :], d.beta[..., 0]), dS_initial
 
