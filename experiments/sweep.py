@@ -82,7 +82,7 @@ def _use_compilation_cache(directory: Path) -> None:
 
     JAX_COMPILATION_CACHE_DIR, where it is set, is a wider cache, and kept.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(directory / "compilation_cache"))
 
 

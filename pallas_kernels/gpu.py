@@ -195,7 +195,7 @@ def _forward_kernel(plan: _Plan, *refs) -> None:
         if starts_ref is not None:
             starts_ref[chunk] = S0
         x = _read_inputs(plan, chunk, *inputs)
-        output, S1, _, _ = chunk_math.forward(x, _local(x, mm, dtype), S0, mm)
+        output, S1 = chunk_math.forward(x, _local(x, mm, dtype), S0, mm)[:2]
         _write(plan, output_ref, chunk, output)
         return S1
 
@@ -213,7 +213,7 @@ def _backward_kernel(plan: _Plan, *refs) -> None:
         x = _read_inputs(plan, chunk, *inputs)
         S0, dO = starts_ref[chunk], _read(plan, dO_ref, chunk)
         here = _local(x, mm, dtype)
-        _, _, W, V_ = chunk_math.forward(x, here, S0, mm)
+        W, V_ = chunk_math.forward(x, here, S0, mm)[2:]
         scaled = chunk_math.scaled(x, here, dO, mm)
         Y, dS0 = chunk_math.adjoint_state(scaled, here.T, x.gates.e_C, dO, dS1, mm)
         d = chunk_math.adjoint_inputs(x, here, scaled, S0, W, V_, dO, dS1, Y, mm)

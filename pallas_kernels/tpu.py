@@ -208,7 +208,7 @@ def _forward_kernel(plan: _Plan, save_starts: bool, *refs) -> None:
     else:
         S0 = state_from(initial_ref)
     x = _read_inputs(plan, chunk, *inputs)
-    output, S1, _, _ = chunk_math.forward(x, _local(x, mm), S0, mm)
+    output, S1 = chunk_math.forward(x, _local(x, mm), S0, mm)[:2]
     _write_tokens(plan, output_ref, output, 1)
     if starts_ref is not None:
         starts_ref[...] = S0.reshape(starts_ref.shape).astype(starts_ref.dtype)
@@ -243,7 +243,7 @@ def _backward_kernel(plan: _Plan, *refs) -> None:
     dO = _read_tokens(plan, chunk, dO_ref, plan.value_dim, 1)
 
     here = _local(x, mm)
-    _, _, W, V_ = chunk_math.forward(x, here, S0, mm)
+    W, V_ = chunk_math.forward(x, here, S0, mm)[2:]
     scaled = chunk_math.scaled(x, here, dO, mm)
     Y, dS0 = chunk_math.adjoint_state(scaled, here.T, x.gates.e_C, dO, dS1, mm)
     d = chunk_math.adjoint_inputs(x, here, scaled, S0, W, V_, dO, dS1, Y, mm)

@@ -108,7 +108,8 @@ def _forward(
     here = chunk_math.local(inputs, mm, functools.partial(_inverse, product=mm.nn))
 
     def step(S0, chunk):
-        output, S1, W, V_ = chunk_math.forward(*chunk, S0, mm)
+        inputs, here = chunk
+        output, S1, W, V_ = chunk_math.forward(inputs, here, S0, mm)
         return S1, (output, S0, W, V_)
 
     final_state, (output, S0, W, V_) = _scan(step, initial_state, (inputs, here))
@@ -132,7 +133,8 @@ def _chunked_bwd(precision, saved, cotangents):
     scaled = chunk_math.scaled(saved.inputs, saved.here, dO, mm)
 
     def step(dS1, chunk):
-        Y, dS0 = chunk_math.adjoint_state(*chunk, dS1, mm)
+        scaled, T, e_C, dO = chunk
+        Y, dS0 = chunk_math.adjoint_state(scaled, T, e_C, dO, dS1, mm)
         return dS0, (Y, dS1)
 
     xs = (scaled, saved.here.T, saved.inputs.gates.e_C, dO)
@@ -174,7 +176,7 @@ def gated_delta_rule_xla(
     size = min(chunk_size or default_chunk_size(length), length)
     chunks = _Chunks(*(_cut(x, size, dtype) for x in (q, k, v, log_decay, beta)))
     state = initial_state.astype(dtype).reshape(-1, *initial_state.shape[2:])
-    output, final_state = _chunked(chunks, state, precision)
+    output, final_state = _chunked(chunks, state, precision)  # type: ignore[misc]
     return (
         _join(output, batch, heads, length, v.dtype),
         final_state.reshape(initial_state.shape),

@@ -31,7 +31,8 @@ class Model(NamedTuple):
 def bind(config: ModelConfig, params: Parameters) -> Model:
     """The decoder with these parameters as a `Model`."""
     return Model(
-        *(functools.partial(f, config, params) for f in (decoder.embed, decoder.blocks)),
+        embed=functools.partial(decoder.embed, config, params),
+        blocks=functools.partial(decoder.blocks, config, params),
         unembed=functools.partial(decoder.unembed, config, params),
     )
 

@@ -65,7 +65,12 @@ def main(chip: str, names: list[str]) -> None:
         arguments = _arguments(shape, SingleDeviceSharding(device))
         for direction, function in _functions(shape).items():
             compiled = jax.jit(function).lower(*arguments[direction]).compile()
-            text, memory = compiled.as_text(), compiled.memory_analysis()
+            text, memory, cost = (
+                compiled.as_text(),
+                compiled.memory_analysis(),
+                compiled.cost_analysis(),
+            )
+            assert text and memory and cost
             backward = direction == "backward"
             chunks = 1 if shape.T <= LONGEST_SINGLE_CHUNK else math.ceil(shape.T / CHUNK)
             states = shape.B * shape.Hv * shape.Dk * shape.Dv * chunks
@@ -77,7 +82,7 @@ def main(chip: str, names: list[str]) -> None:
             roofline += shape.bytes_moved(2, False) if spill else 0
             traffic = memory.argument_size_in_bytes + memory.output_size_in_bytes
             reread = shape.bytes_moved(2, False) if spill else 0
-            around = compiled.cost_analysis()["bytes accessed"]  # does not see into the kernels
+            around = cost["bytes accessed"]  # does not see into the kernels
             row = {
                 "shape": name,
                 "direction": direction,

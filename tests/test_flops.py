@@ -24,7 +24,9 @@ def compiled_flops(config):
     }
     params = jax.eval_shape(lambda: decoder.init(config.model, jax.random.key(0)))
     run = functools.partial(predict, config.model, config.sleep)
-    return jax.jit(run).lower(params, batch).compile().cost_analysis()["flops"]
+    cost = jax.jit(run).lower(params, batch).compile().cost_analysis()
+    assert cost is not None
+    return cost["flops"]
 
 
 @pytest.mark.parametrize("pattern", [("gated_delta_net",), ("attention", "gated_delta_net")])

@@ -61,10 +61,10 @@ def test_token_by_token_unrolled(length):
 def test_value_heads_share_key_heads(implementation):
     """Value head j reads key head j // (Hv / H)."""
     case = Case(7, H=2, Hv=4)
-    q, k, *rest = (x.astype(np.float32) for x in case.draw()[0])
+    q, k, *rest = (jnp.asarray(x, jnp.float32) for x in case.draw()[0])
     shared = rule(implementation=implementation)(q, k, *rest)
     repeated = rule(implementation=implementation)(
-        np.repeat(q, 2, axis=2), np.repeat(k, 2, axis=2), *rest
+        jnp.repeat(q, 2, axis=2), jnp.repeat(k, 2, axis=2), *rest
     )
     for a, b in zip(shared, repeated, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -117,10 +117,10 @@ def test_no_key_projection_is_hebbian():
 )
 def test_bad_options_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        gated_delta_rule(*(x.astype(np.float32) for x in Case(7).draw()[0]), **change)
+        gated_delta_rule(*(jnp.asarray(x, jnp.float32) for x in Case(7).draw()[0]), **change)
 
 
 def test_bad_shapes_are_named():
-    q, k, v, log_decay, beta, state = Case(7).draw()[0]
+    q, k, v, log_decay, beta, state = map(jnp.asarray, Case(7).draw()[0])
     with pytest.raises(ValueError, match="initial_state has shape"):
         gated_delta_rule(q, k, v, log_decay, beta, state[:, :1])

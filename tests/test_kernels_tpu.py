@@ -81,7 +81,7 @@ def test_no_races_and_nothing_uninitialised(length, chunk_size):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 
-    assert not interpret_pallas_call.races.races_found
+    assert not interpret_pallas_call.races.races_found  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_first_updates(params):
             rows, columns = update.shape
             scale = 0.5 * max(1.0, columns / rows) ** 0.5
             singular = np.linalg.svd(np.asarray(update), compute_uv=False) / scale
-            assert 0.5 < singular.min() and singular.max() < 1.3, (path, singular)
+            assert 0.6 < singular.min() and singular.max() < 1.2, (path, singular)
             assert float(jnp.vdot(update, by_path(gradient)[path])) < 0, path
 
 
@@ -92,7 +92,7 @@ def test_gradients_are_clipped_before_the_moments():
 
 def test_schedule_warms_up_holds_and_decays_to_zero():
     rate = schedule(OptimizerConfig(warmup_fraction=0.1, decay_fraction=0.3), 100)
-    values = [float(rate(step)) for step in range(101)]
+    values = [float(np.asarray(rate(step))) for step in range(101)]
     np.testing.assert_allclose(values[:11], [(i + 1) / 11 for i in range(11)], rtol=1e-6)
     assert values[10:70] == [1.0] * 60
     np.testing.assert_allclose(values[70:], np.linspace(1, 0, 31), atol=1e-6)
@@ -101,7 +101,7 @@ def test_schedule_warms_up_holds_and_decays_to_zero():
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_schedule_of_the_shortest_runs_is_positive(steps):
     rate = schedule(OptimizerConfig(), steps)
-    assert all(0 < float(rate(step)) <= 1 for step in range(steps))
+    assert all(0 < float(np.asarray(rate(step))) <= 1 for step in range(steps))
 
 
 def test_moments_lie_like_their_parameter():

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from sleep_jax.config import ModelConfig
 from sleep_jax.model.attention import Attention
 from sleep_jax.model.gated_delta_net import GatedDeltaNet
-from sleep_jax.model.layers import RMSNorm, SwiGLU
+from sleep_jax.model.layers import RMSNorm, SwiGLU, parameter
 
 Parameters = Any  # nested dict of float32 arrays
 FastWeights = dict[str, jax.Array]
@@ -29,21 +29,24 @@ class Decoder(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.embedding = self.param(
+        self.embedding = parameter(
+            self,
             "embedding",
-            nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed")),
+            nn.initializers.normal(1.0),
+            ("vocab", "embed"),
             (c.vocab_size, c.d_model),
-            jnp.float32,
         )
+        self.names = [block_name(i, mixer) for i, mixer in enumerate(c.pattern)]
         self.layers = [
-            Block(c, mixer, name=block_name(i, mixer)) for i, mixer in enumerate(c.pattern)
+            Block(c, mixer, name=name) for name, mixer in zip(self.names, c.pattern, strict=True)
         ]
         self.final_norm = RMSNorm(c.norm_eps)
-        self.unembedding = self.param(
+        self.unembedding = parameter(
+            self,
             "unembedding",
-            nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("embed", "vocab")),
+            nn.initializers.lecun_normal(),
+            ("embed", "vocab"),
             (c.d_model, c.vocab_size),
-            jnp.float32,
         )
 
     def embed(self, tokens: jax.Array) -> jax.Array:
@@ -51,10 +54,10 @@ class Decoder(nn.Module):
 
     def blocks(self, h: jax.Array, fast: FastWeights) -> tuple[jax.Array, FastWeights]:
         new = dict(fast)
-        for layer in self.layers:
-            h, state = layer(h, fast.get(layer.name))
+        for name, layer in zip(self.names, self.layers, strict=True):
+            h, state = layer(h, fast.get(name))
             if state is not None:
-                new[layer.name] = state
+                new[name] = state
         return h, new
 
     def unembed(self, h: jax.Array) -> jax.Array:
@@ -80,6 +83,7 @@ class Block(nn.Module):
         if self.mixer == "attention":
             y = Attention(c.attention, c.norm_eps, name="mixer")(x)
         else:
+            assert state is not None, f"{self.name} needs fast weights"
             y, state = GatedDeltaNet(c.gated_delta_net, c.norm_eps, name="mixer")(x, state)
         h = h + y
         x = RMSNorm(c.norm_eps, name="mlp_norm")(h)

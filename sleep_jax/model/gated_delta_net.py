@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from pallas_kernels import gated_delta_rule
 from sleep_jax.config import GatedDeltaNetConfig
-from sleep_jax.model.layers import Linear, normalise_rms
+from sleep_jax.model.layers import Linear, normalise_rms, parameter
 
 L2_EPS = 1e-6
 
@@ -53,12 +53,7 @@ class GatedDeltaNet(nn.Module):
         beta = 2.0 * beta if c.negative_eigenvalues else beta
         y, state = gated_delta_rule(q, k, v, Decay(name="decay")(a), beta, state)
 
-        scale = self.param(
-            "norm_scale",
-            nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
-            (c.value_dim,),
-            jnp.float32,
-        )
+        scale = parameter(self, "norm_scale", nn.initializers.ones, ("norm",), (c.value_dim,))
         y = normalise_rms(y, self.norm_eps) * scale * nn.silu(_float32(gate.reshape(v.shape)))
         y = y.astype(x.dtype).reshape(*x.shape[:-1], value_size)
         (y,) = Linear((("output", x.shape[-1], ("heads", "embed")),), name="out")(y)
@@ -73,11 +68,8 @@ class ShortConvolution(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         bound = self.width**-0.5  # PyTorch's Conv1d default, which Yang et al. use
-        kernel = self.param(
-            "kernel",
-            nn.with_logical_partitioning(_uniform(-bound, bound), ("conv", "heads")),
-            (self.width, x.shape[-1]),
-            jnp.float32,
+        kernel = parameter(
+            self, "kernel", _uniform(-bound, bound), ("conv", "heads"), (self.width, x.shape[-1])
         ).astype(x.dtype)
         padded = jnp.pad(x, ((0, 0), (self.width - 1, 0), (0, 0)))
         taps = (padded[:, i : i + x.shape[1]] * kernel[i] for i in range(self.width))
@@ -94,12 +86,8 @@ class Decay(nn.Module):
     @nn.compact
     def __call__(self, a: jax.Array) -> jax.Array:
         shape, axes = (a.shape[-1],), ("gates",)
-        A_log = self.param(
-            "A_log", nn.with_logical_partitioning(_init_A_log, axes), shape, jnp.float32
-        )
-        dt_bias = self.param(
-            "dt_bias", nn.with_logical_partitioning(_init_dt_bias, axes), shape, jnp.float32
-        )
+        A_log = parameter(self, "A_log", _init_A_log, axes, shape)
+        dt_bias = parameter(self, "dt_bias", _init_dt_bias, axes, shape)
         return -jnp.exp(A_log) * jax.nn.softplus(_float32(a) + dt_bias)
 
 

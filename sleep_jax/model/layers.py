@@ -10,6 +10,18 @@ import jax.numpy as jnp
 Initializer = Callable[..., jax.Array]
 
 
+def parameter(
+    module: nn.Module,
+    name: str,
+    init: Initializer,
+    axes: tuple[str, ...],
+    shape: tuple[int, ...],
+) -> jax.Array:
+    """Declares a float32 parameter of `module` with logical axis names."""
+    boxed = nn.with_logical_partitioning(init, axes)
+    return module.param(name, boxed, shape, jnp.float32)  # type: ignore[return-value]
+
+
 class RMSNorm(nn.Module):
     """`x / rms(x) * scale` over the last axis, in float32; returns the dtype of x."""
 
@@ -17,12 +29,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param(
-            "scale",
-            nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
-            (x.shape[-1],),
-            jnp.float32,
-        )
+        scale = parameter(self, "scale", nn.initializers.ones, ("norm",), x.shape[-1:])
         return (normalise_rms(x, self.eps) * scale).astype(x.dtype)
 
 
@@ -46,9 +53,7 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> list[jax.Array]:
         init = nn.initializers.lecun_normal()
         kernels = [
-            self.param(
-                name, nn.with_logical_partitioning(init, axes), (x.shape[-1], size), jnp.float32
-            )
+            parameter(self, name, init, axes, (x.shape[-1], size))
             for name, size, axes in self.outputs
         ]
         y = x @ jnp.concatenate(kernels, axis=1).astype(x.dtype)
