@@ -99,7 +99,8 @@ def torch_calls(shape: Shape, compiled: bool) -> dict[str, Call]:
     def both():
         leaves = [x.detach().requires_grad_() for x in inputs]
         outputs = rule(*leaves)
-        return outputs, torch.autograd.grad(outputs, leaves, cotangents)
+        gradients = torch.autograd.grad(outputs, leaves, cotangents)
+        return [x.detach() for x in outputs], gradients
 
     return {"forward": forward, "both": both}
 
