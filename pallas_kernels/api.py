@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels import gpu, recurrent, tpu
+from pallas_kernels import recurrent, tpu
 from pallas_kernels.oracle import gated_delta_rule_oracle
 from pallas_kernels.xla import gated_delta_rule_xla
 
@@ -62,14 +62,13 @@ def gated_delta_rule(
             return recurrent.gated_delta_rule_recurrent(*arrays, precision=precision)
         case "xla":
             return _xla(*arrays, **chunkwise)
-        case "tpu" | "gpu":
-            refuses = tpu.refuses if implementation == "tpu" else gpu.refuses
-            if refusal := refuses(q, k, v, chunk_size):
-                raise ValueError(
-                    f"implementation={implementation!r} {refusal}; implementation='xla' does"
-                )
-            if implementation == "tpu":
-                return tpu.gated_delta_rule_tpu(*arrays, **chunkwise)
+        case "tpu":
+            _refuse(implementation, tpu.refuses(q, k, v, chunk_size))
+            return tpu.gated_delta_rule_tpu(*arrays, **chunkwise)
+        case "gpu":
+            from pallas_kernels import gpu  # Pallas-Triton is deprecated: nobody else needs it
+
+            _refuse(implementation, gpu.refuses(q, k, v, chunk_size))
             return gpu.gated_delta_rule_gpu(*arrays, **chunkwise)
         case None:
             if v.shape[1] <= recurrent.LONGEST:
@@ -84,6 +83,11 @@ def gated_delta_rule(
     raise ValueError(
         f"implementation={implementation!r} is unknown; allowed: {', '.join(IMPLEMENTATIONS)}, None"
     )
+
+
+def _refuse(implementation: str, reason: str) -> None:
+    if reason:
+        raise ValueError(f"implementation={implementation!r} {reason}; implementation='xla' does")
 
 
 def _share_keys(q, k, v, *rest):

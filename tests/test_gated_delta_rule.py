@@ -112,6 +112,7 @@ def test_no_key_projection_is_hebbian():
     [
         (dict(implementation="cuda"), "implementation='cuda' is unknown; allowed: oracle, rec"),
         (dict(chunk_size=0), "chunk_size=0"),
+        (dict(implementation="gpu"), "does not take Dk = 32, Dv = 16, only 32, 64 or 128; impl"),
         (dict(implementation="tpu"), "does not take Dk = 32, Dv = 16.*implementation='xla' does"),
     ],
 )
