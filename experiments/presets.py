@@ -19,7 +19,7 @@ from sleep_jax.config import (
 from sleep_jax.errors import UserError
 from sleep_jax.tasks.rule110 import Rule110Config
 
-# LLVM's cheaper pipeline: compiles a third faster here, and the code is no slower.
+# LLVM's cheaper pipeline: compiles a quarter faster here, and the code is no slower.
 CPU_XLA_FLAGS = "--xla_backend_optimization_level=1"
 
 
@@ -77,7 +77,7 @@ def cpu() -> Preset:
 def smoke() -> Preset:
     """Every part of the real thing, too short to learn. Used by the tests.
 
-    Two busy cores of an AMD EPYC (Milan): 128 s. Expected: every row at the floor, within noise.
+    Two cores of an AMD EPYC (Milan): under a minute. Expected: every row at the floor.
     """
     preset = cpu()
     model = dataclasses.replace(

@@ -24,7 +24,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
 
-from pallas_kernels import chunk_math
+from pallas_kernels import chunk_math, tile_products
 from pallas_kernels.chunk_math import Inputs, Products
 
 CHUNKS = (16, 32, 64)  # 16 is the least a tensor core product takes
@@ -35,9 +35,8 @@ _WIDTH = 64
 
 def refuses(q: jax.Array, k: jax.Array, v: jax.Array, chunk_size: int | None) -> str:
     """Why these arguments are not for this kernel; empty if they are."""
-    dtypes = {x.dtype for x in (q, k, v)}
-    if len(dtypes) > 1 or dtypes - {jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)}:
-        return f"does not take q, k, v of {', '.join(sorted(map(str, dtypes)))}"
+    if reason := tile_products.refuses_dtypes(q, k, v):
+        return reason
     key_dim, value_dim = q.shape[-1], v.shape[-1]
     if key_dim not in HEAD_DIMS or value_dim not in HEAD_DIMS:
         return f"does not take Dk = {key_dim}, Dv = {value_dim}, only 32, 64 or 128"
@@ -57,7 +56,7 @@ class _Plan(NamedTuple):
     value_dim: int
     chunk: int
     width: int
-    precision: lax.Precision | None
+    precision: lax.Precision
 
     @property
     def chunks(self) -> int:
@@ -91,45 +90,9 @@ def _plan(
     batch, length, key_heads, key_dim = q.shape
     groups, value_dim = v.shape[2] // key_heads, v.shape[3]
     chunk = chunk_size if chunk_size and chunk_size < length else _chunk(length)
-    precision = None if precision is None else lax.Precision(precision)
+    precision = tile_products.resolve(precision, q.dtype)
     width = min(value_dim, _WIDTH)
     return _Plan(batch, length, key_heads, groups, key_dim, value_dim, chunk, width, precision)
-
-
-def _dot(contract: tuple[int, int], precision: lax.Precision) -> chunk_math.Product:
-    """Product that contracts these axes of two matrices, summed in float32."""
-
-    def product(a: jax.Array, b: jax.Array) -> jax.Array:
-        dot = functools.partial(
-            lax.dot_general,
-            dimension_numbers=(((contract[0],), (contract[1],)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
-        if precision == lax.Precision.HIGHEST:  # float32 by multiply and add, no tensor cores
-            return dot(a, b, precision=lax.Precision.HIGHEST)
-        a_high, b_high = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
-        if precision == lax.Precision.DEFAULT:
-            return dot(a_high, b_high)
-        # Three passes by hand: lax.Precision.HIGH would be one pass of tf32 here.
-        a_low = (a - a_high.astype(jnp.float32)).astype(jnp.bfloat16)
-        b_low = (b - b_high.astype(jnp.float32)).astype(jnp.bfloat16)
-        return dot(a_high, b_high) + (dot(a_high, b_low) + dot(a_low, b_high))
-
-    return product
-
-
-def _products(precision: lax.Precision) -> Products:
-    return Products(*(_dot(axes, precision) for axes in ((1, 0), (1, 1), (0, 0))))
-
-
-def _precision(plan: _Plan, dtype: jnp.dtype) -> lax.Precision:
-    """Three passes for bfloat16 tokens: one leaves 4e-3 in the state where keys are correlated.
-
-    Decays, inverse and carried state are float32 whatever this is.
-    """
-    if plan.precision is not None:
-        return plan.precision
-    return lax.Precision.HIGH if dtype == jnp.bfloat16 else lax.Precision.HIGHEST
 
 
 def _block(plan: _Plan, ref, chunk: jax.Array) -> tuple:
@@ -181,7 +144,7 @@ def _read_inputs(plan: _Plan, chunk: jax.Array, q_ref, k_ref, v_ref, g_ref, beta
 def _local(x: Inputs, mm: Products, dtype: jnp.dtype) -> chunk_math.Local:
     inverse = functools.partial(chunk_math.unit_lower_inverse, product=mm.nn)
     if dtype == jnp.bfloat16:  # K K^T and Q K^T of tokens are exact in one pass
-        mm = mm._replace(nt=_dot((1, 1), lax.Precision.DEFAULT))
+        mm = mm._replace(nt=tile_products.products(lax.Precision.DEFAULT, batched=False).nt)
     return chunk_math.local(x, mm, inverse)
 
 
@@ -189,7 +152,7 @@ def _forward_kernel(plan: _Plan, *refs) -> None:
     *inputs, initial_ref, output_ref, final_ref = refs[:8]
     starts_ref = refs[8] if refs[8:] else None
     dtype = inputs[0].dtype
-    mm = _products(_precision(plan, dtype))
+    mm = tile_products.products(plan.precision, batched=False)
 
     def step(chunk, S0):
         if starts_ref is not None:
@@ -206,7 +169,7 @@ def _backward_kernel(plan: _Plan, *refs) -> None:
     *inputs, starts_ref, dO_ref, d_final_ref = refs[:8]
     dq_ref, dk_ref, dv_ref, d_log_decay_ref, dbeta_ref, d_initial_ref = refs[8:]
     dtype = inputs[0].dtype
-    mm = _products(_precision(plan, dtype))
+    mm = tile_products.products(plan.precision, batched=False)
 
     def step(i, dS1):
         chunk = plan.chunks - 1 - i

@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pallas_kernels import chunk_math
+from pallas_kernels import chunk_math, tile_products
 from pallas_kernels.chunk_math import Inputs, Products
 
 LONGEST_SINGLE_CHUNK = 96
@@ -36,9 +36,8 @@ _LARGEST_BLOCK = 16
 
 def refuses(q: jax.Array, k: jax.Array, v: jax.Array, chunk_size: int | None) -> str:
     """Why these arguments are not for this kernel; empty if they are."""
-    dtypes = {x.dtype for x in (q, k, v)}
-    if len(dtypes) > 1 or dtypes - {jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)}:
-        return f"does not take q, k, v of {', '.join(sorted(map(str, dtypes)))}"
+    if reason := tile_products.refuses_dtypes(q, k, v):
+        return reason
     key_dim, value_dim = q.shape[-1], v.shape[-1]
     if not (32 <= key_dim <= 256 and 32 <= value_dim <= 256 and not (key_dim | value_dim) % 32):
         return f"does not take Dk = {key_dim}, Dv = {value_dim}, only multiples of 32 up to 256"
@@ -59,7 +58,7 @@ class _Plan(NamedTuple):
     chunk: int
     rows: int
     heads: int
-    precision: lax.Precision | None
+    precision: lax.Precision
 
     @property
     def chunks(self) -> int:
@@ -86,7 +85,7 @@ def _plan(
     room = max(1, min(_BLOCK_BYTES // one, _LARGEST_BLOCK // groups))
     heads = _block_of_heads(key_heads, groups, key_dim, value_dim, room)
     rows = max(d for d in range(1, batch + 1) if batch % d == 0 and d * heads <= max(room, heads))
-    precision = None if precision is None else lax.Precision(precision)
+    precision = tile_products.resolve(precision, q.dtype)
     return _Plan(
         batch, length, key_heads, groups, key_dim, value_dim, chunk, rows, heads, precision
     )
@@ -102,43 +101,6 @@ def _block_of_heads(key_heads: int, groups: int, key_dim: int, value_dim: int, r
     allowed = [h for h in range(1, key_heads) if key_heads % h == 0 and tiles(h)] + [key_heads]
     fitting = [h for h in allowed if h <= room]
     return max(fitting) if fitting else min(allowed)
-
-
-def _dot(contract: tuple[int, int], precision: lax.Precision):
-    """Batched product that contracts these axes of `[n, i, j]` operands, summed in float32."""
-
-    def product(a: jax.Array, b: jax.Array) -> jax.Array:
-        if b.ndim < a.ndim:
-            b = jnp.broadcast_to(b, (a.shape[0], *b.shape))
-        dimensions = (((contract[0],), (contract[1],)), ((0,), (0,)))
-        dot = functools.partial(
-            lax.dot_general, dimension_numbers=dimensions, preferred_element_type=jnp.float32
-        )
-        if precision == lax.Precision.HIGHEST:
-            return dot(a, b, precision=lax.Precision.HIGHEST)
-        a_high, b_high = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
-        if precision == lax.Precision.DEFAULT:
-            return dot(a_high, b_high)
-        # Three passes by hand: lax.Precision.HIGH does not lower before jax 0.11.
-        a_low = (a - a_high.astype(jnp.float32)).astype(jnp.bfloat16)
-        b_low = (b - b_high.astype(jnp.float32)).astype(jnp.bfloat16)
-        return dot(a_high, b_high) + (dot(a_high, b_low) + dot(a_low, b_high))
-
-    return product
-
-
-def _products(precision: lax.Precision) -> Products:
-    return Products(*(_dot(axes, precision) for axes in ((2, 1), (2, 2), (1, 1))))
-
-
-def _precision(plan: _Plan, dtype: jnp.dtype) -> lax.Precision:
-    """Three passes for bfloat16 tokens: one leaves 4e-3 in the state where keys are correlated.
-
-    Decays, inverse and carried state are float32 whatever this is.
-    """
-    if plan.precision is not None:
-        return plan.precision
-    return lax.Precision.HIGH if dtype == jnp.bfloat16 else lax.Precision.HIGHEST
 
 
 def _read_tokens(plan: _Plan, chunk: jax.Array, ref, dim: int, repeat: int) -> jax.Array:
@@ -191,7 +153,7 @@ def _forward_kernel(plan: _Plan, save_starts: bool, *refs) -> None:
     *inputs, initial_ref, output_ref, final_ref = refs[:8]
     rest = list(refs[8:])
     starts_ref = rest.pop(0) if save_starts else None
-    mm = _products(_precision(plan, inputs[0].dtype))
+    mm = tile_products.products(plan.precision, batched=True)
     chunk = pl.program_id(2)
 
     def state_from(ref):
@@ -225,7 +187,7 @@ def _forward_kernel(plan: _Plan, save_starts: bool, *refs) -> None:
 def _backward_kernel(plan: _Plan, *refs) -> None:
     *inputs, S0_ref, dO_ref, d_final_ref = refs[:8]
     dq_ref, dk_ref, dv_ref, d_log_decay_ref, dbeta_ref, d_initial_ref = refs[8:14]
-    mm = _products(_precision(plan, inputs[0].dtype))
+    mm = tile_products.products(plan.precision, batched=True)
     step = pl.program_id(2)
     chunk = plan.chunks - 1 - step  # backwards, as the index maps have it
     if plan.chunks > 1:

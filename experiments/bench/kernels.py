@@ -11,14 +11,11 @@ what is compared takes turns. Every peer is first held against ours on the same 
 # torch and transformers are not among the suite's own packages.
 # pyright: reportMissingImports=false
 
-import importlib.util
-import json
 import logging
 import os
 import re
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,19 +102,9 @@ def torch_calls(shape: Shape, compiled: bool) -> dict[str, Call]:
     return {"forward": forward, "both": both}
 
 
-def measure(calls: dict[str, Call], rounds: int) -> dict[str, dict[str, float]]:
-    """Median and spread of each call's seconds, all taking turns; one turn is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(1 + rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {
-        name: {"median": statistics.median(x), "lowest": min(x), "highest": max(x)}
-        for name, x in seconds.items()
-    }
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Median and range."""
+    return {"median": statistics.median(seconds), "lowest": min(seconds), "highest": max(seconds)}
 
 
 def _disagreement(ours: Any, theirs: Any) -> float:
@@ -134,11 +121,12 @@ def _disagreement(ours: Any, theirs: Any) -> float:
 
 def bench(name: str, rounds: int, compiled: bool) -> dict[str, Any]:
     """All implementations on one shape."""
+    from experiments.bench import measure
+
     shape = SHAPES[name]
     peers = {"xla": jax_calls("xla", shape), "token scan": jax_calls("oracle", shape)}
     skipped = {}
-    missing = [m for m in ("torch", "transformers") if importlib.util.find_spec(m) is None]
-    if missing:
+    if missing := measure.missing_peers():
         skipped["transformers"] = f"not installed: {', '.join(missing)}"
     else:
         peers["transformers, eager"] = torch_calls(shape, False)
@@ -153,7 +141,8 @@ def bench(name: str, rounds: int, compiled: bool) -> dict[str, Any]:
             raise RuntimeError(f"{peer} computes something else on {name}: {apart[peer]:.1e}")
     result: dict[str, Any] = {"shape": shape._asdict(), "apart": apart, "skipped": skipped}
     for direction in ("forward", "both"):
-        times = measure({peer: calls[direction] for peer, calls in peers.items()}, rounds)
+        seconds = measure.turns({peer: calls[direction] for peer, calls in peers.items()}, rounds)
+        times = {peer: spread(values) for peer, values in seconds.items()}
         first = times["xla"]["median"]
         for row in times.values():
             row["times_xla"] = row["median"] / first
@@ -214,7 +203,7 @@ def main() -> int:
     out = Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     file = out / (re.sub(r"\W+", "-", _device_name(result["device"]).lower()) + ".json")
-    file.write_text(json.dumps(result, indent=1) + "\n")
+    records.write_json(file, result)
     file.with_suffix(".md").write_text(text)
     log.info("wrote %s", file)
     return 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -49,10 +50,10 @@ def batch_of(config: RunConfig) -> dict[str, np.ndarray]:
     return rule110.sample(config.task, config.train.seed, rule110.TRAIN, 0, size)
 
 
-def interleaved(
+def turns(
     calls: Mapping[Any, Callable[[], object]], rounds: int = ROUNDS
-) -> dict[Any, float]:
-    """Median seconds of each call; all take turns (A B A B ...), so that a slow spell hits all.
+) -> dict[Any, list[float]]:
+    """Seconds of each call; all take turns (A B A B ...), so that a slow spell hits all.
 
     A call must return only when its work is done. The first turns are not counted.
     """
@@ -63,7 +64,19 @@ def interleaved(
             call()
             if turn >= WARM_UP:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return seconds
+
+
+def interleaved(
+    calls: Mapping[Any, Callable[[], object]], rounds: int = ROUNDS
+) -> dict[Any, float]:
+    """Median of each call's `turns`."""
+    return {name: statistics.median(times) for name, times in turns(calls, rounds).items()}
+
+
+def missing_peers() -> list[str]:
+    """What the comparison with PyTorch needs and cannot import."""
+    return [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
 
 
 class Stepper:

@@ -10,7 +10,6 @@ same cores, each library with its own default threads; what is compared takes tu
 # torch and transformers are not among the suite's own packages.
 # pyright: reportMissingImports=false
 
-import importlib.util
 import json
 import logging
 import os
@@ -38,7 +37,6 @@ PEER_PASSES = (1, 4)
 PEER_ROUNDS = 5
 # The peer must compute the same thing before it is timed.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
-NEEDED = ("torch", "transformers")
 
 
 def machine() -> dict[str, Any]:
@@ -57,7 +55,9 @@ def machine() -> dict[str, Any]:
 
 def beside_torch(config: RunConfig) -> dict[str, Any]:
     """Our loss and gradient against the peer's in turns; says why where it cannot be done."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    from experiments.bench import measure
+
+    missing = measure.missing_peers()
     if missing:
         return {"skipped": f"not installed: {', '.join(missing)}"}
     import jax
