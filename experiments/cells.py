@@ -3,15 +3,19 @@
 import dataclasses
 from collections.abc import Sequence
 
-from sleep_jax.config import RunConfig
+from sleep_jax.config import ModelConfig, RunConfig
 from sleep_jax.flops import training_flops, training_flops_per_step
 
 HYBRID, EVICTED, FULL_CACHE = "hybrid", "transformer_evicted", "transformer_full_cache"
+# What N = 1 may spend the FLOPs of a larger N on, and the `match` of its row.
+TOKENS, BLOCKS, WIDTH = "tokens", "blocks", "width"
+EQUAL_TOKENS = "tokens"
+EQUAL_FLOPS = {TOKENS: "flops", BLOCKS: "flops_blocks", WIDTH: "flops_width"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run: `match` says what it shares with its neighbours, "tokens" or "flops"."""
+    """One run: `match` says what it shares with its neighbours, tokens or (how spent) FLOPs."""
 
     model: str
     match: str
@@ -21,7 +25,7 @@ class Cell:
     def name(self) -> str:
         """Directory name, the same wherever and by whomever the cell is run."""
         task, sleep = self.config.task, self.config.sleep
-        suffix = "-flops" if self.match == "flops" else ""
+        suffix = "" if self.match == EQUAL_TOKENS else "-" + self.match.replace("_", "-")
         return (
             f"{self.model.replace('_', '-')}-N{sleep.passes}-t{task.rollout_steps}"
             f"-W{task.width}-s{self.config.train.seed}{suffix}"
@@ -50,16 +54,52 @@ class Cell:
 
 def hybrid(base: RunConfig, passes: int, rollout_steps: int, seed: int) -> Cell:
     """The model under study, at the budget of `base`."""
-    return Cell(HYBRID, "tokens", _at(base, passes, rollout_steps, seed))
+    return Cell(HYBRID, EQUAL_TOKENS, _at(base, passes, rollout_steps, seed))
 
 
-def matched(base: RunConfig, passes: int, rollout_steps: int, seed: int) -> Cell:
-    """N = 1 with as many training FLOPs as `passes` takes at the budget of `base`."""
+def matched(base: RunConfig, passes: int, rollout_steps: int, seed: int, spend: str) -> Cell:
+    """N = 1 with as many training FLOPs as `passes` takes at the budget of `base`.
+
+    Args:
+      spend: what the FLOPs buy: TOKENS; BLOCKS, the pattern repeated the whole number of times that
+        comes nearest; or WIDTH, d, MLP and heads wider by the nearest whole number of heads. What
+        rounding leaves over or under is made up in tokens.
+    """
     dear = training_flops(_at(base, passes, rollout_steps, seed))
     config = _at(base, 1, rollout_steps, seed)
+    if spend != TOKENS:
+        grow = {BLOCKS: _deeper, WIDTH: _wider}[spend]
+        target = dear / config.steps
+        config = min(
+            (dataclasses.replace(config, model=grow(config.model, n)) for n in range(1, 65)),
+            key=lambda grown: abs(training_flops_per_step(grown) - target),
+        )
     steps = round(dear / training_flops_per_step(config))
     train = dataclasses.replace(config.train, tokens=steps * config.tokens_per_step)
-    return Cell(HYBRID, "flops", dataclasses.replace(config, train=train))
+    return Cell(HYBRID, EQUAL_FLOPS[spend], dataclasses.replace(config, train=train))
+
+
+def _deeper(model: ModelConfig, times: int) -> ModelConfig:
+    return dataclasses.replace(model, pattern=model.pattern * times)
+
+
+def _wider(model: ModelConfig, more: int) -> ModelConfig:
+    """Wider by `more` heads of every kind and the same share of d and of the MLP's width."""
+    attention, delta = model.attention, model.gated_delta_net
+    kv_heads = attention.kv_heads + more
+    grow = kv_heads / attention.kv_heads
+    key_heads = round(delta.key_heads * grow)
+    return dataclasses.replace(
+        model,
+        d_model=round(model.d_model * grow),
+        mlp_hidden=round(model.mlp_hidden * grow),
+        attention=dataclasses.replace(
+            attention, heads=kv_heads * (attention.heads // attention.kv_heads), kv_heads=kv_heads
+        ),
+        gated_delta_net=dataclasses.replace(
+            delta, key_heads=key_heads, value_heads=key_heads * (delta.value_heads // delta.key_heads)
+        ),
+    )
 
 
 def transformer(base: RunConfig, cache: str, rollout_steps: int, seed: int) -> Cell:
@@ -71,7 +111,7 @@ def transformer(base: RunConfig, cache: str, rollout_steps: int, seed: int) -> C
         sleep=dataclasses.replace(config.sleep, cache=cache),
         train=dataclasses.replace(config.train, evaluate_passes=()),
     )
-    return Cell(EVICTED if cache == "evict" else FULL_CACHE, "tokens", config)
+    return Cell(EVICTED if cache == "evict" else FULL_CACHE, EQUAL_TOKENS, config)
 
 
 def _at(base: RunConfig, passes: int, rollout_steps: int, seed: int) -> RunConfig:

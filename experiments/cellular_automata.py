@@ -1,10 +1,10 @@
 """Rule 110 after sleep: the paper's Fig. 2 and its baselines (arXiv 2605.26099, Section 6.1).
 
     python -m experiments.cellular_automata --preset=cpu [--passes=1,2,4] [--rollout_steps=2,3]
-        [--seeds=0,1,2] [--workdir=DIR] [--set=model.d_model=128] [--dry_run]
+        [--seeds=0,1,2] [--match=flops] [--workdir=DIR] [--set=model.d_model=128] [--dry_run]
 
-Trains the hybrid for every N at equal tokens, N = 1 again with the FLOPs of the largest N, and the
-transformers whose cache is evicted and kept; then writes tables and figures into the sweep
+Trains the hybrid for every N at equal tokens, N = 1 again with the FLOPs of the largest N (spent on
+tokens, blocks or width), and the transformers whose cache is evicted and kept; then writes tables and figures into the sweep
 directory, `<workdir>/cellular_automata/<preset>`. A finished run is not run again.
 """
 
@@ -30,6 +30,12 @@ _ROLLOUT_STEPS = flags.DEFINE_list(
     "rollout_steps", None, "t, comma-separated; the first is the headline depth."
 )
 _SEEDS = flags.DEFINE_list("seeds", None, "Seeds of every cell, comma-separated.")
+_MATCH = flags.DEFINE_list(
+    "match",
+    None,
+    "What N = 1 spends the training FLOPs of the largest N on: tokens, blocks, width, or flops for "
+    "each of the three.",
+)
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where sweep directories are kept.")
 _SET = flags.DEFINE_multi_string("set", [], "path=value for any field of the config.")
 _JOBS = flags.DEFINE_integer(
@@ -53,6 +59,8 @@ def select(preset: Preset) -> Preset:
     for given, flag in ((passes, "passes"), (depths, "rollout_steps")):
         if not given:
             raise UserError(f"--{flag}= is empty; allowed: at least one number")
+    if _MATCH.value is not None:
+        selected = dataclasses.replace(selected, match=_match(_MATCH.value, passes))
     _refuse_swept_fields()
     if _SEEDS.value is not None:
         seeds = cli.parse_numbers("seeds", _SEEDS.value, 0, "whole numbers")
@@ -66,6 +74,20 @@ def select(preset: Preset) -> Preset:
             full_cache_seeds=seeds,
         )
     return selected
+
+
+def _match(values: list[str], passes: tuple[int, ...]) -> tuple[str, ...]:
+    known = tuple(cells.EQUAL_FLOPS)
+    if values == ["flops"]:
+        values = list(known)
+    if not values or len(set(values)) < len(values) or not set(values) <= set(known):
+        allowed = f"flops, or some of {', '.join(known)}"
+        raise UserError(f"--match={','.join(values)} is not possible; allowed: {allowed}")
+    if max(passes) == 1:
+        raise UserError(
+            f"--match={','.join(values)} needs a larger N to match; allowed: an N > 1 in --passes"
+        )
+    return tuple(values)
 
 
 def _refuse_swept_fields() -> None:
@@ -93,7 +115,11 @@ def plan(preset: Preset) -> list[cells.Cell]:
         for seed in seeds
     ]
     if largest > 1:
-        planned += [cells.matched(base, largest, headline, seed) for seed in preset.matched_seeds]
+        planned += [
+            cells.matched(base, largest, headline, seed, spend)
+            for spend in preset.match
+            for seed in preset.matched_seeds
+        ]
     planned += [
         cells.transformer(base, cache, headline, seed)
         for cache, seeds in (("evict", preset.evicted_seeds), ("keep", preset.full_cache_seeds))

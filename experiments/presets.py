@@ -30,6 +30,7 @@ class Preset:
     config: RunConfig
     passes: tuple[int, ...]
     depths: dict[int, tuple[int, ...]]  # rollout steps t to seeds; the first one is the headline
+    match: tuple[str, ...]  # what N = 1 spends the FLOPs of the largest N on: see cells.matched
     matched_seeds: tuple[int, ...]
     evicted_seeds: tuple[int, ...]
     full_cache_seeds: tuple[int, ...]
@@ -64,6 +65,7 @@ def cpu() -> Preset:
         ),
         passes=(1, 2, 4),
         depths={2: (0, 1, 2)},
+        match=("tokens",),
         matched_seeds=(0, 1, 2),
         evicted_seeds=(0,),
         full_cache_seeds=(0,),
@@ -106,6 +108,7 @@ def smoke() -> Preset:
         ),
         passes=(1, 2),
         depths={1: (0, 1)},
+        match=("tokens", "blocks", "width"),
         matched_seeds=(0,),
         evicted_seeds=(0,),
         full_cache_seeds=(0,),
@@ -167,6 +170,7 @@ def paper() -> Preset:
         ),
         passes=(1, 2, 3, 4),
         depths={32: (0,), 16: (0,), 8: (0,), 4: (0,)},
+        match=("tokens",),
         matched_seeds=(0,),
         evicted_seeds=(0,),
         full_cache_seeds=(0,),
