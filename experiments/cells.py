@@ -24,11 +24,10 @@ class Cell:
     @property
     def name(self) -> str:
         """Directory name, the same wherever and by whomever the cell is run."""
-        task, sleep = self.config.task, self.config.sleep
         suffix = "" if self.match == EQUAL_TOKENS else "-" + self.match.replace("_", "-")
         return (
-            f"{self.model.replace('_', '-')}-N{sleep.passes}-t{task.rollout_steps}"
-            f"-W{task.width}-s{self.config.train.seed}{suffix}"
+            f"{self.model.replace('_', '-')}-N{self.config.sleep.passes}"
+            f"-{self.config.task.label}-s{self.config.train.seed}{suffix}"
         )
 
     @property
@@ -45,19 +44,18 @@ class Cell:
             "model": self.model,
             "update_rule": "gated_delta" if fast else "none",
             "passes": config.sleep.passes,
-            "rollout_steps": config.task.rollout_steps,
-            "width": config.task.width,
+            **config.task.setting(),
             "seed": config.train.seed,
             "match": self.match,
         }
 
 
-def hybrid(base: RunConfig, passes: int, rollout_steps: int, seed: int) -> Cell:
+def hybrid(base: RunConfig, passes: int, seed: int) -> Cell:
     """The model under study, at the budget of `base`."""
-    return Cell(HYBRID, EQUAL_TOKENS, _at(base, passes, rollout_steps, seed))
+    return Cell(HYBRID, EQUAL_TOKENS, _at(base, passes, seed))
 
 
-def matched(base: RunConfig, passes: int, rollout_steps: int, seed: int, spend: str) -> Cell:
+def matched(base: RunConfig, passes: int, seed: int, spend: str) -> Cell:
     """N = 1 with as many training FLOPs as `passes` takes at the budget of `base`.
 
     Args:
@@ -65,8 +63,8 @@ def matched(base: RunConfig, passes: int, rollout_steps: int, seed: int, spend: 
         comes nearest; or WIDTH, d, MLP and heads wider by the nearest whole number of heads. What
         rounding leaves over or under is made up in tokens.
     """
-    dear = training_flops(_at(base, passes, rollout_steps, seed))
-    config = _at(base, 1, rollout_steps, seed)
+    dear = training_flops(_at(base, passes, seed))
+    config = _at(base, 1, seed)
     if spend != TOKENS:
         grow = {BLOCKS: _deeper, WIDTH: _wider}[spend]
         target = dear / config.steps
@@ -97,14 +95,16 @@ def _wider(model: ModelConfig, more: int) -> ModelConfig:
             attention, heads=kv_heads * (attention.heads // attention.kv_heads), kv_heads=kv_heads
         ),
         gated_delta_net=dataclasses.replace(
-            delta, key_heads=key_heads, value_heads=key_heads * (delta.value_heads // delta.key_heads)
+            delta,
+            key_heads=key_heads,
+            value_heads=key_heads * (delta.value_heads // delta.key_heads),
         ),
     )
 
 
-def transformer(base: RunConfig, cache: str, rollout_steps: int, seed: int) -> Cell:
+def transformer(base: RunConfig, cache: str, seed: int) -> Cell:
     """Attention in every block, its cache evicted ("evict") or kept ("keep")."""
-    config = _at(base, 1, rollout_steps, seed)
+    config = _at(base, 1, seed)
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, pattern=("attention",) * len(base.model.pattern)),
@@ -114,11 +114,10 @@ def transformer(base: RunConfig, cache: str, rollout_steps: int, seed: int) -> C
     return Cell(EVICTED if cache == "evict" else FULL_CACHE, EQUAL_TOKENS, config)
 
 
-def _at(base: RunConfig, passes: int, rollout_steps: int, seed: int) -> RunConfig:
+def _at(base: RunConfig, passes: int, seed: int) -> RunConfig:
     return dataclasses.replace(
         base,
         sleep=dataclasses.replace(base.sleep, passes=passes),
-        task=dataclasses.replace(base.task, rollout_steps=rollout_steps),
         train=dataclasses.replace(base.train, seed=seed),
     )
 

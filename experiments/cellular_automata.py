@@ -4,8 +4,9 @@
         [--seeds=0,1,2] [--match=flops] [--workdir=DIR] [--set=model.d_model=128] [--dry_run]
 
 Trains the hybrid for every N at equal tokens, N = 1 again with the FLOPs of the largest N (spent on
-tokens, blocks or width), and the transformers whose cache is evicted and kept; then writes tables and figures into the sweep
-directory, `<workdir>/cellular_automata/<preset>`. A finished run is not run again.
+tokens, blocks or width), and the transformers whose cache is evicted and kept; then writes tables
+and figures into the sweep directory, `<workdir>/cellular_automata/<preset>`. A finished run is not
+run again.
 """
 
 import dataclasses
@@ -107,21 +108,27 @@ def _refuse_swept_fields() -> None:
 
 def plan(preset: Preset) -> list[cells.Cell]:
     """All cells of the sweep."""
-    base, headline, largest = preset.config, next(iter(preset.depths)), max(preset.passes)
+    at = {
+        t: dataclasses.replace(
+            preset.config, task=dataclasses.replace(preset.config.task, rollout_steps=t)
+        )
+        for t in preset.depths
+    }
+    headline, largest = at[next(iter(preset.depths))], max(preset.passes)
     planned = [
-        cells.hybrid(base, passes, t, seed)
+        cells.hybrid(at[t], passes, seed)
         for t, seeds in preset.depths.items()
         for passes in preset.passes
         for seed in seeds
     ]
     if largest > 1:
         planned += [
-            cells.matched(base, largest, headline, seed, spend)
+            cells.matched(headline, largest, seed, spend)
             for spend in preset.match
             for seed in preset.matched_seeds
         ]
     planned += [
-        cells.transformer(base, cache, headline, seed)
+        cells.transformer(headline, cache, seed)
         for cache, seeds in (("evict", preset.evicted_seeds), ("keep", preset.full_cache_seeds))
         for seed in seeds
     ]
@@ -152,6 +159,7 @@ def main() -> int:
         print(cells.plan_text(planned, counts, seconds, f"{jobs} at a time, {preset.basis}"))
         return 0
     sweep.check(planned, directory)
+    assert isinstance(preset.config.task, rule110.Rule110Config)
     headline = dataclasses.replace(preset.config.task, rollout_steps=next(iter(preset.depths)))
     diagram = rule110.space_time(headline, seed=0)
     about = {

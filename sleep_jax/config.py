@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from sleep_jax.errors import UserError
 from sleep_jax.tasks.rule110 import Rule110Config
+from sleep_jax.tasks.task import Task
 
 MIXERS = ("attention", "gated_delta_net")
 T = TypeVar("T")
@@ -189,7 +190,7 @@ class RunConfig:
 
     model: ModelConfig = ModelConfig()
     sleep: SleepConfig = SleepConfig()
-    task: Rule110Config = Rule110Config()
+    task: Task = Rule110Config()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
 
@@ -197,12 +198,15 @@ class RunConfig:
         """Raises UserError with one line for the first field that cannot be."""
         for part in (self.model, self.sleep, self.task, self.optimizer, self.train):
             part.validate()
+        vocabulary = self.model.vocab_size
+        needed = self.task.vocab_size
+        require(vocabulary >= needed, "model.vocab_size", vocabulary, f">= {needed} for this task")
         require(self.steps >= 1, "train.tokens", self.train.tokens, ">= one batch of sequences")
 
     @property
     def sequence_length(self) -> int:
-        """Tokens of one sequence, T: K strings of W bits and K answers."""
-        return self.task.strings * (self.task.width + 1)
+        """Tokens of one sequence, T: all context windows and the prediction window."""
+        return self.task.context_windows * self.task.window + self.task.answer_length
 
     @property
     def tokens_per_step(self) -> int:
@@ -215,8 +219,9 @@ class RunConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A JSON-ready nested dict; tuples become lists."""
-    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    """A JSON-ready nested dict; tuples become lists, and a task says its name."""
+    fields = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return {"name": config.name, **fields} if hasattr(config, "name") else fields
 
 
 def _plain(value: Any) -> Any:

@@ -32,7 +32,7 @@ def block_flops(config: ModelConfig, mixer: str, length: int) -> int:
 def forward_flops(config: RunConfig, passes: int) -> int:
     """Forward operations for one sequence: C context windows of N passes, one prediction window."""
     model, task = config.model, config.task
-    answers = task.strings
+    answers = task.answer_length
     unembedding = 2 * answers * model.d_model * model.vocab_size
 
     def window(length: int) -> int:
@@ -41,7 +41,7 @@ def forward_flops(config: RunConfig, passes: int) -> int:
     if config.sleep.cache == "keep":
         return window(config.sequence_length) + unembedding
     has_fast_weights = "gated_delta_net" in model.pattern
-    context = task.strings * passes * window(task.window) if has_fast_weights else 0
+    context = task.context_windows * passes * window(task.window) if has_fast_weights else 0
     return context + window(answers) + unembedding
 
 

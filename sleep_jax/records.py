@@ -155,13 +155,13 @@ class Metrics:
         self._file = open(self._path, "a")
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1)
 
-    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Adds `{"kind": kind, "step": step, **values}`; kind is "train" or "evaluation"."""
         record = {"kind": kind, "step": step, **values}
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        for name, value in values.items():
+        for name, value in flatten(values).items():
             self._events.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:

@@ -59,6 +59,7 @@ def test_a_sweep_writes_everything_that_it_promises(sweep):
     models = {(row["model"], row["passes"], row["match"]) for row in results["rows"]}
     assert models == {
         ("hybrid", 1, "tokens"), ("hybrid", 2, "tokens"), ("hybrid", 1, "flops"),
+        ("hybrid", 1, "flops_blocks"), ("hybrid", 1, "flops_width"),
         ("transformer_evicted", 1, "tokens"), ("transformer_full_cache", 1, "tokens"),
     }  # fmt: skip
     by_name = {row["cell"]: row for row in results["rows"]}
@@ -76,7 +77,7 @@ def test_a_finished_sweep_is_not_run_again(sweep):
     workdir, first, directory = sweep
     rows = {p: p.stat().st_mtime_ns for p in directory.glob("cells/*/row.json")}
     again = run(workdir)
-    assert again.returncode == 0 and "7 of 7 runs are finished already" in again.stdout
+    assert again.returncode == 0 and "9 of 9 runs are finished already" in again.stdout
     assert {p: p.stat().st_mtime_ns for p in rows} == rows
     assert (directory / "table.md").read_text() in first.stdout + again.stdout
 
@@ -211,5 +212,5 @@ def test_an_unknown_experiment_lists_the_known_ones():
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     result = run(tmp_path, "--dry_run")
     assert result.returncode == 0
-    assert "7 runs" in result.stdout and "hybrid-N1-t1-W7-s0-flops" in result.stdout
+    assert "9 runs" in result.stdout and "hybrid-N1-t1-W7-s0-flops" in result.stdout
     assert not list(tmp_path.iterdir())

@@ -51,7 +51,7 @@ def test_more_passes_cost_that_many_context_windows():
     config = tiny.run_config()
     one, two, four = (flops.forward_flops(config, n) for n in (1, 2, 4))
     assert four - two == 2 * (two - one)
-    assert two - one == config.task.strings * sum(
+    assert two - one == config.task.context_windows * sum(
         flops.block_flops(config.model, mixer, config.task.window) for mixer in config.model.pattern
     )
 

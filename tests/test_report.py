@@ -60,7 +60,9 @@ def test_table_order_is_by_depth_then_tokens_then_compute_then_baselines():
     cells = [line.split(" | ") for line in tables.markdown(results).splitlines()[4:10]]
     assert [cell[1] for cell in cells] == ["1", "2", "4", "1", "1", "1"]
     trained_on = [cell[4] for cell in cells]
-    assert trained_on == ["equal tokens"] * 3 + ["equal compute"] + ["equal tokens"] * 2
+    assert (
+        trained_on == ["equal tokens"] * 3 + ["equal compute, more tokens"] + ["equal tokens"] * 2
+    )
 
 
 def test_latex_escapes_what_latex_reads():
@@ -198,8 +200,21 @@ def test_conclusion_names_what_is_not_clear_of_the_floor():
         row["exact_accuracy"] = 0.01 * row["passes"] + 0.0001 * row["seed"]
 
     text = conclusion_when(sink)  # all intervals apart, and all below the floor
-    assert "that N = 1, N = 4 or N = 1 at equal compute learned anything" in text
+    assert "that N = 1, N = 4 or N = 1 at equal compute (more tokens) learned anything" in text
     assert text.count("neither is clear of the constant answer") == 2 and "helped" not in text
+
+
+def test_conclusion_holds_the_passes_against_the_best_way_to_spend_as_much():
+    rows = load_rows(FIXTURES / "sweep")
+    deeper = [
+        {**row, "match": "flops_blocks", "train_tokens": 600_000, "exact_accuracy": 0.9}
+        for row in rows
+        if row["match"] == "flops"
+    ]
+    text = conclude(summarise(rows + deeper))
+    assert "spent on more tokens (2.30M tokens" in text
+    assert "spent on more blocks (0.60M tokens, 0.10M parameters), reaches 0.900" in text
+    assert "N = 4 is worse" in text and "further (0.900) when spent on more blocks" in text
 
 
 def test_conclusion_draws_no_verdict_from_unequal_compute():

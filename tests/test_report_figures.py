@@ -49,7 +49,7 @@ def test_curves_end_at_the_mean_over_seeds_on_tokens_and_on_flops(drawn, tmp_pat
     figures.accuracy_against_tokens(results_of(), tmp_path)
     tokens, flops = drawn[0].axes
     means = {"N = 1": 0.61 / 3, "N = 2": 0.26, "N = 4": 1.22 / 3}
-    matched = "N = 1, equal compute"
+    matched = "N = 1, more tokens"
     cost = {"N = 1": 1.2e12, "N = 2": 2.3e12, "N = 4": 4.5e12}
     expected = {name: pytest.approx((614400, mean)) for name, mean in means.items()}
     assert line_ends(tokens) == expected
@@ -70,7 +70,7 @@ def test_depths_carry_intervals_and_their_own_floor(drawn, tmp_path):
     axis = drawn[0].axes[0]
     bars = {container.get_label(): container for container in axis.containers}
     assert list(bars) == [
-        *("N = 1", "N = 2", "N = 4", "N = 1, equal compute"),
+        *("N = 1", "N = 2", "N = 4", "N = 1, more tokens"),
         *("transformer, full cache", "transformer, evicted cache"),
     ]
     container = bars["N = 4"]

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from sleep_jax.errors import UserError
 from sleep_jax.tasks import rule110
-from sleep_jax.tasks.rule110 import TEST, TRAIN, VALIDATION, Rule110Config
+from sleep_jax.tasks.rule110 import Rule110Config
+from sleep_jax.tasks.task import TEST, TRAIN, VALIDATION
 
-FIELDS = ("context", "tokens", "targets", "mask")
+FIELDS = ("context", "tokens", "targets", "mask", "answer", "depth")
 
 
 def config_of(width: int, **fields) -> Rule110Config:
@@ -84,6 +85,8 @@ def test_sampled_labels_follow_from_the_context(width, steps):
         "tokens": ((6, 1, 5), "int32"),
         "targets": ((6, 1, 5), "int32"),
         "mask": ((6, 1, 5), "float32"),
+        "answer": ((6, 1, 5), "int32"),
+        "depth": ((6, 1), "int32"),
     }
     labels = [[[oracle(s, steps)[-1][0] for s in strings]] for strings in batch["context"]]
     assert batch["targets"].tolist() == labels

@@ -17,8 +17,8 @@ from sleep_jax import distributed, sleep
 from sleep_jax.config import RunConfig
 from sleep_jax.flops import training_flops_per_step
 from sleep_jax.model import decoder
-from sleep_jax.tasks import rule110
 from sleep_jax.tasks.pipeline import BatchSource, make_iterator
+from sleep_jax.tasks.task import TRAIN
 from sleep_jax.training.step import (
     Program,
     init_state,
@@ -47,7 +47,7 @@ def at(config: RunConfig, passes: int, remat: str | None = None) -> RunConfig:
 def batch_of(config: RunConfig) -> dict[str, np.ndarray]:
     """Global batch 0 of the run's training data."""
     size = config.train.batch_size
-    return rule110.sample(config.task, config.train.seed, rule110.TRAIN, 0, size)
+    return config.task.sample(config.train.seed, TRAIN, 0, size)
 
 
 def turns(
@@ -173,7 +173,7 @@ def wake_seconds(config: RunConfig, mesh: Mesh, passes: tuple[int, ...]) -> dict
 
 def pipeline_tokens_per_second(config: RunConfig) -> float:
     """Tokens a second that the input pipeline makes when nothing else runs."""
-    sample = functools.partial(rule110.sample, config.task, config.train.seed, rule110.TRAIN)
+    sample = functools.partial(config.task.sample, config.train.seed, TRAIN)
     source = BatchSource(
         sample,
         global_batch_size=config.train.batch_size,

@@ -6,7 +6,14 @@ they hurt, or that nothing is shown.
 
 from collections.abc import Sequence
 
-from experiments.report.groups import Group, equal_compute, equal_tokens, headline, short
+from experiments.report.groups import (
+    SPENT_ON,
+    Group,
+    equal_compute,
+    equal_tokens,
+    headline,
+    short,
+)
 from experiments.report.published import PAPER_SETTING
 
 # A matched run stops at a whole step, so its FLOPs cannot be exactly those of the largest N.
@@ -47,17 +54,22 @@ def _at_equal_tokens(one: Group | None, most: Group) -> str:
     )
 
 
-def _at_equal_compute(matched: Group | None, most: Group) -> str:
+def _at_equal_compute(matched: Sequence[Group], most: Group) -> str:
     name = f"N = {most['passes']}"
-    if matched is None:
+    if not matched:
         return f"N = 1 with the training FLOPs of {name} is missing"
-    ratio = _flops_ratio(matched, most)
+    return "; ".join(_against(group, most) for group in matched)
+
+
+def _against(matched: Group, most: Group) -> str:
+    name = f"N = {most['passes']}"
     verdict = _verdict(most, matched, better=f"{name} is better", worse=f"{name} is worse")
-    if abs(ratio - 1) > _FLOPS_TOLERANCE:
+    if not _is_equal(matched, most):
         verdict = "these are not equal compute, and no verdict is drawn"
     return (
-        f"N = 1 given {ratio:.2f} times the training FLOPs of {name} "
-        f"({short(matched['train_tokens'])} tokens) reaches {_quote(matched)}, from which {name} "
+        f"N = 1 given {_flops_ratio(matched, most):.2f} times the training FLOPs of {name}, "
+        f"spent on {SPENT_ON[matched['match']]} ({short(matched['train_tokens'])} tokens, "
+        f"{short(matched['parameters'])} parameters), reaches {_quote(matched)}, from which {name} "
         f"differs by {_difference(most, matched):+.3f}: {verdict}"
     )
 
@@ -72,9 +84,9 @@ def _verdict(first: Group, second: Group, better: str, worse: str) -> str:
     }[_order(first, second)]
 
 
-def _caveats(one: Group | None, most: Group | None, matched: Group | None) -> str:
+def _caveats(one: Group | None, most: Group | None, matched: Sequence[Group]) -> str:
     """The sentence that says what the numbers do not show."""
-    shown = [group for group in (one, most, matched) if group is not None]
+    shown = [group for group in (one, most, *matched) if group is not None]
     points = []
     if most is not None:
         points.append(_about_compute(most, matched))
@@ -91,17 +103,22 @@ def _caveats(one: Group | None, most: Group | None, matched: Group | None) -> st
     return f"It may not be concluded {'; nor '.join(points)}."
 
 
-def _about_compute(most: Group, matched: Group | None) -> str:
-    if matched is None:
+def _about_compute(most: Group, matched: Sequence[Group]) -> str:
+    if not matched:
         return "that sleep is worth its training compute, for which the matched run is missing"
-    if abs(_flops_ratio(matched, most) - 1) > _FLOPS_TOLERANCE:
+    equal = [group for group in matched if _is_equal(group, most)]
+    if not equal:
         return "that sleep is worth its training compute, for which no run is matched"
-    score = f"{matched['exact_accuracy']['mean']:.3f}"
+    best = max(equal, key=lambda group: group["exact_accuracy"]["mean"])
+    score = f"{best['exact_accuracy']['mean']:.3f}"
+    spent = SPENT_ON[best["match"]]
     return {
         1: "that the gain at equal compute is more than one pass reaches if tuned for that budget",
-        0: f"that sleep saves training compute, as N = 1 reaches {score} with the same FLOPs",
-        -1: f"that sleep saves training compute, as the same FLOPs take N = 1 further ({score})",
-    }[_order(most, matched)]
+        0: f"that sleep saves training compute, as N = 1 reaches {score} with the same FLOPs spent "
+        f"on {spent}",
+        -1: "that sleep saves training compute, as the same FLOPs take N = 1 further "
+        f"({score}) when spent on {spent}",
+    }[_order(most, best)]
 
 
 def _about_seeds(shown: Sequence[Group]) -> str:
@@ -129,6 +146,10 @@ def _difference(first: Group, second: Group) -> float:
     return first["exact_accuracy"]["mean"] - second["exact_accuracy"]["mean"]
 
 
+def _is_equal(matched: Group, most: Group) -> bool:
+    return abs(_flops_ratio(matched, most) - 1) <= _FLOPS_TOLERANCE
+
+
 def _flops_ratio(matched: Group, most: Group) -> float:
     return matched["train_flops"] / most["train_flops"]
 
@@ -140,8 +161,8 @@ def _quote(group: Group) -> str:
 
 
 def _name(group: Group) -> str:
-    matched = " at equal compute" if group["match"] == "flops" else ""
-    return f"N = {group['passes']}{matched}"
+    spent = SPENT_ON.get(group["match"])
+    return f"N = {group['passes']}" + (f" at equal compute ({spent})" if spent else "")
 
 
 def _join(names: list[str]) -> str:

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from experiments.report.groups import (
+    SPENT_ON,
     Group,
     Headline,
     equal_compute,
@@ -33,8 +34,8 @@ _GREY = "#555555"
 _OUTLINE = "#D55E00"
 _FLOOR = {"color": _GREY, "linestyle": (0, (4, 2)), "linewidth": 0.9}
 _FLOOR_NAME = "best constant answer"
-_MATCHED_STYLE = (0, (2.5, 1.2))
-_MATCHED_NAME = "N = 1, equal compute"
+# N = 1 with the largest N's FLOPs, by what they were spent on.
+_MATCHED_STYLES = {"flops": (0, (2.5, 1.2)), "flops_blocks": (0, (1, 1)), "flops_width": "-."}
 _BASELINES = {
     "transformer_full_cache": ("transformer, full cache", "^", _GREY),
     "transformer_evicted": ("transformer, evicted cache", "v", "white"),
@@ -178,9 +179,9 @@ def _draw_curves(axes: np.ndarray, rows: list[dict], summary: list[Group], at: H
         for axis, unit in zip(axes, ("train_tokens", "train_flops"), strict=True):
             _draw_curve(axis, rows, group, unit, colour=_COLOURS[place % len(_COLOURS)])
     matched = equal_compute(summary, at)
-    if matched is not None:
-        _draw_curve(axes[1], rows, matched, "train_flops", colour=_COLOURS[0], dashed=True)
-    most_flops = max(group["train_flops"] for group in [*groups, *([matched] if matched else [])])
+    for group in matched:
+        _draw_curve(axes[1], rows, group, "train_flops", colour=_COLOURS[0])
+    most_flops = max(group["train_flops"] for group in [*groups, *matched])
     for axis, name, end in (
         (axes[0], "training tokens", at.train_tokens),
         (axes[1], "training FLOPs", most_flops),
@@ -189,9 +190,7 @@ def _draw_curves(axes: np.ndarray, rows: list[dict], summary: list[Group], at: H
         _scale_axis(axis, name, end)
 
 
-def _draw_curve(
-    axis: Axes, rows: list[dict], group: Group, unit: str, colour: str, dashed: bool = False
-) -> None:
+def _draw_curve(axis: Axes, rows: list[dict], group: Group, unit: str, colour: str) -> None:
     """The mean over seeds, and a band from the lowest to the highest seed."""
     curves = [
         {point["step"]: point for point in row["curve"]}
@@ -202,10 +201,14 @@ def _draw_curve(
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     x = [curves[0][step][unit] for step in steps]
     y = np.array([[curve[step]["exact_accuracy"] for step in steps] for curve in curves])
-    label = _MATCHED_NAME if dashed else f"N = {group['passes']}"
-    style = _MATCHED_STYLE if dashed else "-"
-    axis.plot(x, y.mean(axis=0), color=colour, linestyle=style, label=label)
+    style = _MATCHED_STYLES.get(group["match"], "-")
+    axis.plot(x, y.mean(axis=0), color=colour, linestyle=style, label=_series_name(group))
     axis.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.18, linewidth=0)
+
+
+def _series_name(group: Group) -> str:
+    spent = SPENT_ON.get(group["match"])
+    return f"N = 1, {spent}" if spent else f"N = {group['passes']}"
 
 
 def _legend(figure: Figure, axis: Axes, columns: int) -> None:
@@ -216,8 +219,7 @@ def _legend(figure: Figure, axis: Axes, columns: int) -> None:
 
 
 def _curve_caption(summary: Sequence[Group], at: Headline) -> str:
-    matched = equal_compute(summary, at)
-    groups = [*equal_tokens(summary, at), *([matched] if matched else [])]
+    groups = [*equal_tokens(summary, at), *equal_compute(summary, at)]
     count = " or ".join(map(str, sorted({len(group["seeds"]) for group in groups})))
     setting = f"t = {at.rollout_steps}, W = {at.width}"
     return f"{setting}; line: mean over seeds (n = {count}), band: lowest to highest"
@@ -249,9 +251,10 @@ def _draw_depths(axis: Axes, summary: list[Group], at: Headline) -> None:
         look = {"color": _COLOURS[place % 6], "marker": _MARKERS[place % 6], "linestyle": "-"}
         found = [group for group in equal if group["passes"] == passes]
         series.append((f"N = {passes}", found, look))
-    matched = [group for group in hybrids if group["match"] == "flops"]
-    look = {"color": _COLOURS[0], "marker": "o", "linestyle": _MATCHED_STYLE, "mfc": "white"}
-    series.append((_MATCHED_NAME, matched, look))
+    for match, style in _MATCHED_STYLES.items():
+        matched = [group for group in hybrids if group["match"] == match]
+        look = {"color": _COLOURS[0], "marker": "o", "linestyle": style, "mfc": "white"}
+        series += [(_series_name(matched[0]), matched, look)] if matched else []
     for model, (name, marker, fill) in _BASELINES.items():
         found = [group for group in here if group["model"] == model]
         look = {"color": _GREY, "marker": marker, "linestyle": "none", "mfc": fill}

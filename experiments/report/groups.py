@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
+# What N = 1 spent the FLOPs of a larger N on, by the `match` of its rows.
+SPENT_ON = {"flops": "more tokens", "flops_blocks": "more blocks", "flops_width": "more width"}
+
 
 class Interval(TypedDict):
     """A mean with its 95% interval and what that interval is taken over."""
@@ -70,24 +73,26 @@ def equal_tokens(summary: Sequence[Group], at: Headline) -> list[Group]:
     return sorted(found, key=lambda group: group["passes"])
 
 
-def equal_compute(summary: Sequence[Group], at: Headline) -> Group | None:
-    """The N = 1 hybrid trained with the FLOPs of the headline's largest N."""
-    found = [
-        group
-        for group in summary
-        if group["model"] == "hybrid"
-        and group["match"] == "flops"
-        and group["passes"] == 1
-        and _setting(group)[:3] == at[:3]  # its tokens differ: that is what was matched away
-    ]
-    if not found:
-        return None
+def equal_compute(summary: Sequence[Group], at: Headline) -> list[Group]:
+    """The N = 1 hybrids trained with the FLOPs of the headline's largest N, one a way to spend."""
     target = max((group["train_flops"] for group in equal_tokens(summary, at)), default=0)
-    return min(found, key=lambda group: abs(group["train_flops"] - target))
+    chosen = []
+    for match in SPENT_ON:
+        found = [
+            group
+            for group in summary
+            if group["model"] == "hybrid"
+            and group["match"] == match
+            and group["passes"] == 1
+            and _setting(group)[:3] == at[:3]  # its tokens differ: that is what was matched away
+        ]
+        if found:
+            chosen.append(min(found, key=lambda group: abs(group["train_flops"] - target)))
+    return chosen
 
 
 def short(count: int) -> str:
-    """A token count as text: 614400 is 0.61M."""
+    """A count as text: 614400 is 0.61M."""
     for size, suffix in ((10**9, "B"), (10**6, "M")):
         if count >= size / 10:
             return f"{count / size:.2f}{suffix}"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.report.groups import Group, short
+from experiments.report.groups import SPENT_ON, Group, short
 from experiments.report.published import PAPER_SETTING
 
 _HEADER = (
@@ -12,6 +12,7 @@ _HEADER = (
     "t",
     "W",
     "trained on",
+    "parameters",
     "training tokens",
     "training FLOPs",
     "seeds n",
@@ -31,7 +32,9 @@ _MODELS = {
     "transformer_full_cache": "transformer, full cache",
 }
 _BAR = r"\|"  # a bare one would end the cell
-_TRAINED_ON = {"tokens": "equal tokens", "flops": "equal compute"}
+_TRAINED_ON = {"tokens": "equal tokens"} | {
+    match: f"equal compute, {spent}" for match, spent in SPENT_ON.items()
+}
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -64,7 +67,7 @@ def latex(results: dict[str, Any]) -> str:
     """The same as a fragment to \\input: it needs no package, and the width of a page (table*)."""
     parts = [
         rf"\textbf{{{_escape(results['experiment'])}, preset {_escape(results['preset'])}}}\par",
-        _latex_table("lrrrlrrrlrrr", _HEADER, _cells(results)),
+        _latex_table("lrrrlrrrrlrrr", _HEADER, _cells(results)),
         *(rf"{_escape(note)}\par" for note in _notes(results)),
         rf"{_escape(_PUBLISHED_TITLE)}:\par",
         _latex_table("llll", _PUBLISHED_HEADER, _published_cells(results)),
@@ -83,13 +86,14 @@ def model_name(group: Group) -> str:
 
 def _order(group: Group) -> tuple[Any, ...]:
     """By depth; inside it hybrids on equal tokens, hybrids on equal compute, baselines."""
-    block = 2 if group["model"] != "hybrid" else int(group["match"] == "flops")
+    block = 2 if group["model"] != "hybrid" else int(group["match"] in SPENT_ON)
     return (
         group["rollout_steps"],
         group["width"],
         block,
         group["model"],
         group["update_rule"],
+        list(_TRAINED_ON).index(group["match"]),
         group["train_tokens"],
         group["passes"],
     )
@@ -108,6 +112,7 @@ def _line(group: Group) -> list[str]:
         str(group["rollout_steps"]),
         str(group["width"]),
         _TRAINED_ON[group["match"]],
+        short(group["parameters"]),
         short(group["train_tokens"]),
         f"{group['train_flops']:.2e}".replace("e+", "e"),
         str(score["n"]),

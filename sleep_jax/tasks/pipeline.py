@@ -3,11 +3,9 @@
 from collections.abc import Callable
 
 import grain
-import numpy as np
 
 from sleep_jax.errors import UserError
-
-Batch = dict[str, np.ndarray]
+from sleep_jax.tasks.task import Batch
 
 
 class BatchSource:

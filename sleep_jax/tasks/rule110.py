@@ -9,17 +9,17 @@ Strings are words of uint64, bit i of the word being cell i; cell 0 is the first
 import dataclasses
 import functools
 import itertools
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sleep_jax.errors import UserError
+from sleep_jax.tasks.task import TEST, TRAIN, VALIDATION, Batch
 
 # Tokens 0 and 1 are the bits.
 BOS = 2
 VOCAB_SIZE = 3
-
-TRAIN, VALIDATION, TEST = 0, 1, 2
 
 _BOUNDARIES = ("periodic", "zero")
 _MAX_WIDTH = 64  # One machine word holds one string.
@@ -44,6 +44,8 @@ class Rule110Config:
             another one in `held_out` into the validation split.
     """
 
+    name: ClassVar[str] = "rule110"
+
     width: int = 12
     strings: int = 4
     rollout_steps: int = 2
@@ -51,6 +53,34 @@ class Rule110Config:
     boundary: str = "periodic"
     allow_degenerate: bool = False
     held_out: int = 8
+
+    @property
+    def label(self) -> str:
+        return f"t{self.rollout_steps}-W{self.width}"
+
+    @property
+    def vocab_size(self) -> int:
+        return VOCAB_SIZE
+
+    @property
+    def context_windows(self) -> int:
+        return self.strings
+
+    @property
+    def answer_length(self) -> int:
+        return self.strings
+
+    def setting(self) -> dict[str, int]:
+        return {"rollout_steps": self.rollout_steps, "width": self.width}
+
+    def sample(self, seed: int, split: int, start: int, count: int) -> Batch:
+        return sample(self, seed, split, start, count)
+
+    def floor(self, batch: Batch) -> dict[str, float]:
+        return floor(self, batch)
+
+    def floor_by_depth(self, batch: Batch) -> dict[int, float]:
+        return {self.rollout_steps: floor(self, batch)["exact"]}
 
     def validate(self) -> None:
         """Checks every field.
@@ -192,9 +222,7 @@ def _draw_strings(
     return strings
 
 
-def sample(
-    config: Rule110Config, seed: int, split: int, start: int, count: int
-) -> dict[str, np.ndarray]:
+def sample(config: Rule110Config, seed: int, split: int, start: int, count: int) -> Batch:
     """Examples start .. start+count-1; each is a pure function of (seed, split, its index).
 
     Args:
@@ -209,6 +237,8 @@ def sample(
         "tokens" int32 `[B, 1, K]`: BOS, y1 .. y_{K-1}; axis 1 counts prediction windows.
         "targets" int32 `[B, 1, K]`: y1 .. yK.
         "mask" float32 `[B, 1, K]`: ones, every target is scored.
+        "answer" int32 `[B, 1, K]`: zeros, the K labels are one answer.
+        "depth" int32 `[B, 1]`: t.
 
     Raises:
         UserError: the config is invalid, or the seed is out of range.
@@ -229,6 +259,8 @@ def sample(
         "tokens": tokens,
         "targets": targets,
         "mask": np.ones(targets.shape, np.float32),
+        "answer": np.zeros_like(targets),
+        "depth": np.full((count, 1), config.rollout_steps, np.int32),
     }
 
 
@@ -248,7 +280,7 @@ def label_probability(config: Rule110Config) -> float:
     return float(np.mean(final & np.uint64(1)))
 
 
-def floor(config: Rule110Config, batch: dict[str, np.ndarray]) -> dict[str, float]:
+def floor(config: Rule110Config, batch: Batch) -> dict[str, float]:
     """What the best constant answer scores on these very examples.
 
     The constant is the commoner label of the population (`label_probability`; 1 on a tie), so it

@@ -1,6 +1,7 @@
-"""Accuracy of a model on held-out sequences, at any N."""
+"""Accuracy of a model on held-out sequences, at any N and for each depth."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -8,34 +9,36 @@ from jax.sharding import Mesh
 from sleep_jax import distributed
 from sleep_jax.config import RunConfig
 from sleep_jax.model.decoder import Parameters
-from sleep_jax.tasks import rule110
+from sleep_jax.tasks.task import SPLITS, Batch
 from sleep_jax.training.step import Program, make_evaluation_step, means
 
 # Evaluation sequences are the same for every run, whatever its seed.
 EVALUATION_SEED = 20_260_527
-_SPLITS = {"validation": rule110.VALIDATION, "test": rule110.TEST}
-Sequences = dict[str, np.ndarray]
 
 
-def evaluation_sequences(config: RunConfig, count: int) -> Sequences:
+def evaluation_sequences(config: RunConfig, count: int) -> Batch:
     """The first `count` sequences of the run's evaluation split."""
-    split = _SPLITS[config.train.evaluation_split]
-    return rule110.sample(config.task, EVALUATION_SEED, split, 0, count)
+    split = SPLITS[config.train.evaluation_split]
+    return config.task.sample(EVALUATION_SEED, split, 0, count)
 
 
 def evaluate(
     program: Program,
     mesh: Mesh,
     params: Parameters,
-    sequences: Sequences,
+    sequences: Batch,
     batch_size: int,
     passes: int | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """`loss`, `label_accuracy`, `exact_accuracy` over all sequences, at the trained N or another.
 
     Args:
       sequences: arrays `[S, ...]`; a ragged last batch is filled with masked rows.
       passes: N at which the context is read; None is the N that was trained.
+
+    Returns:
+      The three numbers; and where answers differ in depth, the three for each of them under
+      `by_depth`, with the number of `answers`.
     """
     if passes is not None:
         program = dataclasses.replace(
@@ -43,21 +46,31 @@ def evaluate(
         )
     step = make_evaluation_step(program, mesh)
     count = len(sequences["mask"])
-    totals: dict[str, float] = {}
     pending = [
         step(params, distributed.to_mesh(_rows(sequences, start, batch_size), mesh))
         for start in range(0, count, batch_size)
     ]
-    for sums in pending:
-        for name, value in sums.items():
-            totals[name] = totals.get(name, 0.0) + float(value)
-    filled = len(pending) * batch_size - count
-    totals["exact"] -= filled  # a row without labels counts as exact
-    totals["sequences"] -= filled
-    return {name: float(value) for name, value in means(totals).items()}  # type: ignore[arg-type]
+    sums = {
+        name: np.concatenate([np.asarray(batch[name], np.float64) for batch in pending])[:count]
+        for name in pending[0]
+    }
+    values: dict[str, Any] = _floats(sums)
+    scored = sums["labels"] > 0
+    depths = np.unique(sequences["depth"][scored])
+    if len(depths) > 1:
+        values["by_depth"] = {}
+        for depth in depths:
+            chosen = scored & (sequences["depth"] == depth)
+            part = {name: array[chosen] for name, array in sums.items()}
+            values["by_depth"][str(depth)] = {**_floats(part), "answers": int(chosen.sum())}
+    return values
 
 
-def _rows(sequences: Sequences, start: int, size: int) -> Sequences:
+def _floats(sums: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(value) for name, value in means(sums).items()}  # type: ignore[arg-type]
+
+
+def _rows(sequences: Batch, start: int, size: int) -> Batch:
     rows = {name: array[start : start + size] for name, array in sequences.items()}
     missing = size - len(rows["mask"])
     if not missing:

@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 from sleep_jax import distributed, records
 from sleep_jax.config import RunConfig
 from sleep_jax.flops import training_flops_per_step
-from sleep_jax.tasks import rule110
 from sleep_jax.tasks.pipeline import BatchSource, make_iterator
+from sleep_jax.tasks.task import TRAIN
 from sleep_jax.training.checkpoint import Checkpoints
 from sleep_jax.training.evaluation import evaluate, evaluation_sequences
 from sleep_jax.training.optimizer import label, path_name, schedule
@@ -78,14 +78,14 @@ class _Run:
         self.step_fn = make_train_step(self.program, mesh)
         self.rate = schedule(config.optimizer, config.steps)
         self.sequences = evaluation_sequences(config, config.train.evaluation_sequences)
-        self.floor = rule110.floor(config.task, self.sequences)
+        self.floor = config.task.floor(self.sequences)
         self.flops = training_flops_per_step(config)
 
         train = config.train
         self.checkpoints = Checkpoints(
             directory / "checkpoints", train.checkpoint_every, train.keep_checkpoints
         )
-        sample = functools.partial(rule110.sample, config.task, train.seed, rule110.TRAIN)
+        sample = functools.partial(config.task.sample, train.seed, TRAIN)
         self.batches = make_iterator(
             BatchSource(
                 sample,
@@ -187,7 +187,7 @@ class _Run:
             left,
         )
 
-    def _evaluate(self, passes: int | None = None) -> dict[str, float]:
+    def _evaluate(self, passes: int | None = None) -> dict[str, Any]:
         last = self.step == self.config.steps
         train = self.config.train
         count = train.evaluation_sequences if last else train.curve_sequences
@@ -247,6 +247,7 @@ class _Run:
             "label_accuracy": final["label_accuracy"],
             "floor": float(self.floor["exact"]),
             "label_floor": float(self.floor["label"]),
+            **self._by_depth(final),
             "evaluation_sequences": config.train.evaluation_sequences,
             "evaluation_split": config.train.evaluation_split,
             "accuracy_by_passes": by_passes,
@@ -254,6 +255,17 @@ class _Run:
             "compile_seconds": self.compile_seconds,
             "tokens_per_second": float(np.median(rates)) if rates else tokens / seconds,
             "curve": [{k: r[k] for k in r if k not in ("kind", "loss")} for r in curve],
+        }
+
+    def _by_depth(self, final: dict[str, Any]) -> dict[str, Any]:
+        if "by_depth" not in final:
+            return {}
+        floors = self.config.task.floor_by_depth(self.sequences)
+        return {
+            "by_depth": {
+                depth: {**values, "floor": floors[int(depth)]}
+                for depth, values in final["by_depth"].items()
+            }
         }
 
     def close(self) -> None:

@@ -67,30 +67,36 @@ def predict(model: ModelConfig, loop: SleepConfig, params: Any, batch: Batch) ->
 
 
 def score(logits: jax.Array, batch: Batch) -> Metrics:
-    """Sums over a batch: masked cross entropy, right labels, sequences with every label right.
+    """Sums over each answer's scored targets, `[B, Q]` each: `loss`, `right`, `labels`.
 
-    Labels are fed as inputs to the later ones. For exact accuracy that makes no difference: if all
-    labels are right, greedy decoding would have fed the same ones.
+    `loss` is cross entropy in nats, `labels` counts targets. Labels are fed as inputs to the later
+    ones. For whole answers that makes no difference: if all labels are right, greedy decoding
+    would have fed the same ones.
     """
-    targets, mask = batch["targets"], batch["mask"]
+    targets = batch["targets"]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     right = jnp.argmax(logits, -1) == targets
-    exact = jnp.all(right | (mask == 0), axis=(1, 2))
-    return {
-        "loss": jnp.sum(losses * mask),
-        "right": jnp.sum(right * mask),
-        "labels": jnp.sum(mask),
-        "exact": jnp.sum(exact.astype(jnp.float32)),
-        "sequences": jnp.asarray(exact.size, jnp.float32),
-    }
+    answers = jax.nn.one_hot(batch["answer"], batch["depth"].shape[1], dtype=losses.dtype)
+    answers *= batch["mask"][..., None]
+
+    def total(values: jax.Array) -> jax.Array:
+        return jnp.einsum("bpl,bplq->bq", values.astype(losses.dtype), answers)
+
+    return {"loss": total(losses), "right": total(right), "labels": total(jnp.ones_like(losses))}
 
 
 def means(sums: Metrics) -> Metrics:
-    """`loss` in nats a label, `label_accuracy` and `exact_accuracy` from `score`'s sums."""
+    """`loss` in nats a label, `label_accuracy`, and `exact_accuracy`, the share of whole answers.
+
+    Args:
+      sums: of `score`, arrays of any one shape; NumPy's as well as JAX's.
+    """
+    labels = sums["labels"].sum()
+    exact = (sums["labels"] > 0) & (sums["right"] == sums["labels"])
     return {
-        "loss": sums["loss"] / sums["labels"],
-        "label_accuracy": sums["right"] / sums["labels"],
-        "exact_accuracy": sums["exact"] / sums["sequences"],
+        "loss": sums["loss"].sum() / labels,
+        "label_accuracy": sums["right"].sum() / labels,
+        "exact_accuracy": exact.sum() / (sums["labels"] > 0).sum(),
     }
 
 
@@ -168,7 +174,7 @@ def make_train_step(
 def make_evaluation_step(
     program: Program, mesh: Mesh
 ) -> Callable[[decoder.Parameters, Batch], Metrics]:
-    """Jitted `(params, batch) -> score` sums; N is the program's, whatever N was trained."""
+    """Jitted `(params, batch) -> score`; N is the program's, whatever N was trained."""
 
     def evaluation_step(params: Any, batch: Batch) -> Metrics:
         return score(predict(program.model, program.sleep, params, batch), batch)

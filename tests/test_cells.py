@@ -1,0 +1,48 @@
+"""What N = 1 gets when it may spend as many training FLOPs as a larger N."""
+
+import dataclasses
+
+import pytest
+
+from experiments import cells, presets
+from sleep_jax.config import AttentionConfig, GatedDeltaNetConfig
+from sleep_jax.flops import training_flops
+from sleep_jax.model.decoder import count_parameters
+
+BASE = presets.cpu().config
+GROUPED = dataclasses.replace(  # query heads and value heads in groups
+    BASE,
+    model=dataclasses.replace(
+        BASE.model,
+        attention=AttentionConfig(heads=4, kv_heads=2, head_dim=16),
+        gated_delta_net=GatedDeltaNetConfig(key_heads=2, value_heads=4, key_dim=16, value_dim=16),
+    ),
+)
+
+
+@pytest.mark.parametrize("base", [BASE, GROUPED], ids=["equal heads", "grouped heads"])
+@pytest.mark.parametrize("passes", [2, 4, 7])
+@pytest.mark.parametrize("spend", [cells.TOKENS, cells.BLOCKS, cells.WIDTH])
+def test_flops_are_those_of_the_larger_n_and_buy_what_is_said(base, passes, spend):
+    dear = cells.hybrid(base, passes, seed=3)
+    cell = cells.matched(base, passes, seed=3, spend=spend)
+    config, plain = cell.config, cells.hybrid(base, 1, seed=3).config
+    config.validate()
+    assert config.sleep.passes == 1 and config.train.seed == 3
+    assert training_flops(config) == pytest.approx(training_flops(dear.config), rel=0.01)
+    tokens = config.train.tokens / plain.train.tokens
+    blocks = len(config.model.pattern) / len(plain.model.pattern)
+    parameters = count_parameters(config.model) / count_parameters(plain.model)
+    if spend == cells.TOKENS:
+        assert config.model == plain.model and tokens > 1.8
+    elif spend == cells.BLOCKS:
+        assert blocks == passes == pytest.approx(parameters, rel=0.01) and 0.8 < tokens < 1.3
+    else:
+        assert blocks == 1 and parameters > 1.5 and 0.7 < tokens < 1.4
+        assert config.model.attention.head_dim == plain.model.attention.head_dim
+
+
+def test_names_tell_what_was_spent():
+    names = {cells.matched(BASE, 4, 0, spend).name for spend in cells.EQUAL_FLOPS}
+    end = "hybrid-N1-t2-W12-s0-flops"
+    assert names == {end, f"{end}-blocks", f"{end}-width"}
