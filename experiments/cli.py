@@ -44,10 +44,15 @@ def run(main: Callable[[], int], argv: Sequence[str]) -> int:
     except (UserError, flags.Error) as error:
         text = " ".join(str(error).split())
         if isinstance(error, flags.UnrecognizedFlagError):
-            own = flags.FLAGS.get_key_flags_for_module(sys.modules[main.__module__])
-            text += f"; allowed: {', '.join(f'--{flag.name}' for flag in own)}"
+            text += f"; allowed: {', '.join(f'--{flag.name}' for flag in own_flags())}"
         print(f"error: {text}", file=sys.stderr)
         return 2
+
+
+def own_flags() -> list[flags.Flag]:
+    """The suite's flags, without those that absl defines for every program."""
+    modules = flags.FLAGS.flags_by_module_dict()
+    return [flag for name in modules if not name.startswith("absl.") for flag in modules[name]]
 
 
 def parse_numbers(name: str, values: Sequence[str], low: int, meaning: str) -> tuple[int, ...]:

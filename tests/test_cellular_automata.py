@@ -92,7 +92,7 @@ def test_another_configuration_in_the_same_place_is_refused(sweep):
     assert (directory / "results.json").read_bytes() == before
 
 
-LONG = ("--passes=2", "--seeds=3", "--jobs=1", "--set=train.tokens=15360",
+LONG = ("--passes=2", "--match=tokens", "--seeds=3", "--jobs=1", "--set=train.tokens=15360",
         "--set=train.keep_checkpoints=30")  # fmt: skip
 CELL = "cellular_automata/smoke/cells/hybrid-N1-t1-W7-s3-flops"  # the longest, so the first one
 
@@ -178,6 +178,8 @@ BAD = [
     (["--passes=0"], "--passes=0 is not possible; allowed: whole numbers N >= 1"),
     (["--passes=1,x"], "--passes=x is not possible"),
     (["--rollout_steps=-1"], "--rollout_steps=-1 is not possible"),
+    (["--match=luck"], "--match=luck is not possible; allowed: flops, or some of tokens, blocks"),
+    (["--match=flops", "--passes=1"], "needs a larger N to match; allowed: an N > 1 in --passes"),
     (["--seeds=0,0"], "--seeds=0,0 names a value twice"),
     (["--jobs=0"], "--jobs=0 is not possible"),
     (["--set=task.width=9"], "task.window=7: must equal task.width=9"),

@@ -1,0 +1,194 @@
+"""The binary that every swept experiment shares: flags, plan, dry run, sweep, report.
+
+An experiment module declares what is its own in an `Experiment` and calls `main`. Flags say which
+cells there are; `--set` reaches every field of the configuration that no flag sweeps.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import cells, cli
+from experiments.presets import Preset
+from sleep_jax.config import RunConfig, override
+from sleep_jax.errors import UserError
+
+log = logging.getLogger("sleep_jax")
+
+_PRESET = flags.DEFINE_string("preset", "cpu", "Name of a preset; an unknown one lists them.")
+_PASSES = flags.DEFINE_list("passes", None, "N, passes a window, comma-separated.")
+_SEEDS = flags.DEFINE_list("seeds", None, "Seeds of every cell, comma-separated.")
+_MATCH = flags.DEFINE_list(
+    "match",
+    None,
+    "What N = 1 spends the training FLOPs of the largest N on: tokens, blocks, width, or flops for "
+    "each of the three.",
+)
+_WORKDIR = flags.DEFINE_string("workdir", "runs", "Where sweep directories are kept.")
+_SET = flags.DEFINE_multi_string("set", [], "path=value for any field of the config.")
+_JOBS = flags.DEFINE_integer(
+    "jobs", None, "Runs at a time, one a core; default: all cores on CPU presets, else 1."
+)
+_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print the plan and stop.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a swept experiment declares.
+
+    Attributes:
+      depth_flag: the flag that lists depths, headline first; it has the name of the field of the
+        task that it sets.
+      lowest_depth: the least number it allows.
+      about: what plan.json is to hold for the report beside the cells, from the headline config.
+    """
+
+    name: str
+    presets: Mapping[str, Callable[[], Preset]]
+    depth_flag: flags.FlagHolder[list[str] | None]
+    lowest_depth: int
+    about: Callable[[Any], dict[str, Any]]
+
+
+def select(experiment: Experiment, preset: Preset) -> Preset:
+    """The preset as changed by flags."""
+    passes, depths = preset.passes, preset.depths
+    headline = next(iter(depths.values()))
+    if _PASSES.value is not None:
+        passes = cli.parse_numbers("passes", _PASSES.value, 1, "whole numbers N")
+    flag = experiment.depth_flag
+    if flag.value is not None:
+        numbers = cli.parse_numbers(flag.name, flag.value, experiment.lowest_depth, "whole numbers")
+        depths = {depth: depths.get(depth, headline) for depth in numbers}
+    selected = dataclasses.replace(
+        preset, config=override(preset.config, _SET.value), passes=passes, depths=depths
+    )
+    for given, name in ((passes, "passes"), (depths, flag.name)):
+        if not given:
+            raise UserError(f"--{name}= is empty; allowed: at least one number")
+    if _MATCH.value is not None:
+        selected = dataclasses.replace(selected, match=_match(_MATCH.value, passes))
+    _refuse_swept_fields(flag.name)
+    if _SEEDS.value is not None:
+        seeds = cli.parse_numbers("seeds", _SEEDS.value, 0, "whole numbers")
+        if not seeds:
+            raise UserError("--seeds= is empty; allowed: at least one number")
+        selected = dataclasses.replace(
+            selected,
+            depths=dict.fromkeys(depths, seeds),
+            matched_seeds=seeds,
+            evicted_seeds=seeds,
+            full_cache_seeds=seeds,
+        )
+    return selected
+
+
+def _match(values: list[str], passes: tuple[int, ...]) -> tuple[str, ...]:
+    known = tuple(cells.EQUAL_FLOPS)
+    if values == ["flops"]:
+        values = list(known)
+    if not values or len(set(values)) < len(values) or not set(values) <= set(known):
+        allowed = f"flops, or some of {', '.join(known)}"
+        raise UserError(f"--match={','.join(values)} is not possible; allowed: {allowed}")
+    if max(passes) == 1:
+        raise UserError(
+            f"--match={','.join(values)} needs a larger N to match; allowed: an N > 1 in --passes"
+        )
+    return tuple(values)
+
+
+def _refuse_swept_fields(depth: str) -> None:
+    flag_of = {
+        "sleep.passes": "passes",
+        f"task.{depth}": depth,
+        "train.seed": "seeds",
+        "sleep.cache": None,
+    }
+    for assignment in _SET.value:
+        field = assignment.partition("=")[0]
+        if field in flag_of:
+            instead = flag_of[field]
+            allowed = f"--{instead}=..." if instead else "the baselines vary it by themselves"
+            raise UserError(f"--set={assignment} is set by the sweep; allowed: {allowed}")
+
+
+def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
+    """All cells of the sweep."""
+    at = {depth: at_depth(experiment, preset, depth) for depth in preset.depths}
+    headline, largest = at[next(iter(preset.depths))], max(preset.passes)
+    planned = [
+        cells.hybrid(at[depth], passes, seed)
+        for depth, seeds in preset.depths.items()
+        for passes in preset.passes
+        for seed in seeds
+    ]
+    if largest > 1:
+        planned += [
+            cells.matched(headline, largest, seed, spend)
+            for spend in preset.match
+            for seed in preset.matched_seeds
+        ]
+    planned += [
+        cells.transformer(headline, cache, seed)
+        for cache, seeds in (("evict", preset.evicted_seeds), ("keep", preset.full_cache_seeds))
+        for seed in seeds
+    ]
+    return planned
+
+
+def at_depth(experiment: Experiment, preset: Preset, depth: int) -> RunConfig:
+    """The preset's configuration at a depth."""
+    task = dataclasses.replace(preset.config.task, **{experiment.depth_flag.name: depth})
+    return dataclasses.replace(preset.config, task=task)
+
+
+def main(experiment: Experiment) -> int:
+    """Plans, runs and reports."""
+    if _JOBS.value is not None and _JOBS.value < 1:
+        raise UserError(f"--jobs={_JOBS.value} is not possible; allowed: whole numbers >= 1")
+    name = _PRESET.value
+    if name not in experiment.presets:
+        raise UserError(f"--preset={name} is unknown; allowed: {', '.join(experiment.presets)}")
+    preset = select(experiment, experiment.presets[name]())
+    preset.set_environment()
+    jobs = _JOBS.value or (_cores() if preset.platform == "cpu" else 1)
+
+    # Imports JAX, so only once the environment says how it is to run.
+    from experiments import sweep
+    from experiments.report.build import rebuild
+    from sleep_jax.model.decoder import count_parameters
+
+    planned = plan(experiment, preset)
+    directory = Path(_WORKDIR.value) / experiment.name / name
+    for cell in planned:
+        cell.config.validate()
+    if _DRY_RUN.value:
+        seconds = sum(cell.flops for cell in planned) / preset.flops_per_second / jobs
+        counts = [count_parameters(cell.config.model) for cell in planned]
+        print(cells.plan_text(planned, counts, seconds, f"{jobs} at a time, {preset.basis}"))
+        return 0
+    sweep.check(planned, directory)
+    headline = at_depth(experiment, preset, next(iter(preset.depths)))
+    about = {"experiment": experiment.name, "preset": name, **experiment.about(headline.task)}
+    sweep.write_plan(planned, directory, about)
+    log.info("%d runs in %s, %d at a time", len(planned), directory, jobs)
+    used = {flag.name: flag.value for flag in cli.own_flags()}
+    code = sweep.run(planned, directory, jobs, used)
+    if code:
+        log.info("what is finished is kept in %s; the same command goes on from there", directory)
+        return code
+    cli.set_up_logging()
+    written = rebuild(directory)
+    print((directory / "table.md").read_text())
+    for path in written:
+        log.info("wrote %s", path)
+    return 0
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
