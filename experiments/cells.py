@@ -44,6 +44,7 @@ class Cell:
             "model": self.model,
             "update_rule": "gated_delta" if fast else "none",
             "passes": config.sleep.passes,
+            "label": config.task.label,
             **config.task.setting(),
             "seed": config.train.seed,
             "match": self.match,

@@ -7,19 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from experiments.report import build, tables
 from experiments.report.conclusion import conclude
 from experiments.report.groups import headline
-from experiments.report.summary import (
-    build_results,
-    load_rows,
-    student_t_interval,
-    summarise,
-    wilson_interval,
-)
+from experiments.report.rule110 import summarise
+from experiments.report.summary import load_rows, student_t_interval, wilson_interval
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SWEEP = FIXTURES / "sweep"
@@ -28,7 +22,7 @@ MISSING = "hybrid-N2-t4-W12-s2"
 
 
 def fixture_results(sweep: Path = SWEEP) -> dict:
-    return build_results(sweep, PLAN["experiment"], PLAN["preset"], PLAN["cells"])
+    return build.build_results(sweep, PLAN)
 
 
 @pytest.fixture
@@ -243,9 +237,7 @@ def test_conclusion_over_an_unfinished_sweep(keep, said):
 
 def test_write_report_writes_everything_and_leaves_nothing_else(sweep):
     before = set(sweep.iterdir())
-    diagram = np.array(PLAN["diagram"], np.uint8)
-    arguments = (PLAN["experiment"], PLAN["preset"], PLAN["cells"])
-    written = build.write_report(sweep, *arguments, diagram)
+    written = build.write_report(sweep, PLAN)
     names = ["results.json", "table.md", "table.tex"]
     pictures = ["accuracy_against_tokens.png", "accuracy_against_depth.png", "rule110.png"]
     assert written == [sweep / name for name in names + pictures]
@@ -256,7 +248,7 @@ def test_write_report_writes_everything_and_leaves_nothing_else(sweep):
     assert results == fixture_results()
     assert set(results) == {
         *("experiment", "preset", "commit", "device", "versions", "wall_seconds", "rows"),
-        *("summary", "published", "missing", "conclusion"),
+        *("summary", "published", "missing", "conclusion", "diagram", "fixture"),
     }
 
 

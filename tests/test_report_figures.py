@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.report import figures
-from experiments.report.summary import load_rows, summarise
+from experiments.report.rule110 import summarise
+from experiments.report.summary import load_rows
 
 SWEEP = Path(__file__).parent / "fixtures" / "sweep"
 DIAGRAM = json.loads((SWEEP / "plan.json").read_text())["diagram"]
@@ -29,7 +30,7 @@ def results_of(keep=lambda row: True) -> dict:
 def drawn(monkeypatch) -> list[Figure]:
     """The figures that were drawn, kept instead of written."""
     kept = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
+    monkeypatch.setattr(figures, "save", lambda figure, path: kept.append(figure))
     return kept
 
 

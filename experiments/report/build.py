@@ -2,49 +2,63 @@
 
     python -m experiments.report.build runs/cellular_automata/smoke [MORE_SWEEPS ...]
 
-The sweep directory holds `plan.json` (experiment, preset, cells, and optionally a Rule 110
-space-time diagram) and one `cells/<cell>/row.json` for each finished cell.
+The sweep directory holds `plan.json` (experiment, preset, cells, and for Rule 110 a space-time
+diagram) and one `cells/<cell>/row.json` for each finished cell.
 """
 
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import app
 
-from experiments.report import figures, tables
-from experiments.report.summary import ReportError, build_results
+from experiments.report import tables
+from experiments.report.kinds import KINDS
+from experiments.report.summary import ReportError, load_rows
 
 
-def write_report(
-    sweep_dir: Path,
-    experiment: str,
-    preset: str,
-    planned_cells: Sequence[str],
-    diagram: np.ndarray | None = None,
-) -> list[Path]:
+def build_results(sweep_dir: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """Everything that results.json holds: what `plan` says, the rows and their summary."""
+    rows = load_rows(sweep_dir)
+    finished = {row["cell"] for row in rows}
+    kind = KINDS[plan["experiment"]]
+    summary = kind.summarise(rows)
+    return {
+        **{name: plan[name] for name in plan if name != "cells"},
+        "commit": _all_of(row["commit"] for row in rows),
+        "device": _all_of((_device_text(row["device"]) for row in rows), separator="; "),
+        "versions": {
+            name: _all_of(row["versions"].get(name, "not recorded") for row in rows)
+            for name in sorted({name for row in rows for name in row["versions"]})
+        },
+        "wall_seconds": sum(row["wall_seconds"] for row in rows),
+        "rows": rows,
+        "summary": summary,
+        "published": kind.published,
+        "missing": [cell for cell in plan["cells"] if cell not in finished],
+        "conclusion": kind.conclude(summary),
+    }
+
+
+def write_report(sweep_dir: Path, plan: dict[str, Any]) -> list[Path]:
     """Writes results.json, the tables and the figures into `sweep_dir`, and returns their paths."""
-    results = build_results(sweep_dir, experiment, preset, planned_cells)
+    results = build_results(sweep_dir, plan)
     texts = {
         "results.json": json.dumps(results, indent=1, allow_nan=False) + "\n",
         "table.md": tables.markdown(results),
         "table.tex": tables.latex(results),
     }
-    drawings: dict[str, Callable[[Path], None]] = {
-        "accuracy_against_tokens.png": lambda path: figures.accuracy_against_tokens(results, path),
-        "accuracy_against_depth.png": lambda path: figures.accuracy_against_depth(results, path),
-    }
-    if diagram is not None:
-        drawings["rule110.png"] = lambda path: figures.space_time_diagram(diagram, path)
     written = [
         _replace(sweep_dir / name, lambda path, text=text: path.write_text(text))
         for name, text in texts.items()
     ]
-    return written + [_replace(sweep_dir / name, draw) for name, draw in drawings.items()]
+    return written + [
+        _replace(sweep_dir / name, lambda path, draw=draw: draw(results, path))
+        for name, draw in KINDS[plan["experiment"]].drawings.items()
+    ]
 
 
 def rebuild(sweep_dir: Path) -> list[Path]:
@@ -61,8 +75,10 @@ def rebuild(sweep_dir: Path) -> list[Path]:
     absent = {"experiment", "preset", "cells"} - set(plan)
     if absent:
         raise ReportError(f"{plan_path} lacks {', '.join(sorted(absent))}")
-    diagram = np.array(plan["diagram"], np.uint8) if "diagram" in plan else None
-    return write_report(sweep_dir, plan["experiment"], plan["preset"], plan["cells"], diagram)
+    if plan["experiment"] not in KINDS:
+        allowed = ", ".join(KINDS)
+        raise ReportError(f"{plan_path}: experiment {plan['experiment']!r} is none of {allowed}")
+    return write_report(sweep_dir, plan)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,6 +93,15 @@ def main(argv: Sequence[str]) -> int:
             return 2
         print("\n".join(map(str, written)))
     return 0
+
+
+def _all_of(values: Iterable[str], separator: str = ", ") -> str:
+    """All distinct values: rows of one sweep may come from several commits or machines."""
+    return separator.join(sorted(set(values))) or "none"
+
+
+def _device_text(device: Mapping[str, Any]) -> str:
+    return f"{device['count']} x {device['platform']} ({device['kind']}) on {device['host']}"
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> Path:

@@ -4,7 +4,8 @@ The words follow the intervals, whichever way they point: the same code says tha
 they hurt, or that nothing is shown.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from experiments.report.groups import (
     SPENT_ON,
@@ -14,7 +15,9 @@ from experiments.report.groups import (
     headline,
     short,
 )
-from experiments.report.published import PAPER_SETTING
+from experiments.report.published import RULE_110_SETTING
+
+Scored = Mapping[str, Any]  # whatever has "exact_accuracy", an Interval, and "floor"
 
 # A matched run stops at a whole step, so its FLOPs cannot be exactly those of the largest N.
 _FLOPS_TOLERANCE = 0.05
@@ -75,13 +78,13 @@ def _against(matched: Group, most: Group) -> str:
 
 
 def _verdict(first: Group, second: Group, better: str, worse: str) -> str:
-    if not (_is_learned(first) or _is_learned(second)):
+    if not (is_learned(first) or is_learned(second)):
         return "neither is clear of the constant answer and nothing is established"
     return {
         1: f"the intervals do not overlap and {better}",
         0: "the intervals overlap and no difference is established",
         -1: f"the intervals do not overlap and {worse}",
-    }[_order(first, second)]
+    }[order(first, second)]
 
 
 def _caveats(one: Group | None, most: Group | None, matched: Sequence[Group]) -> str:
@@ -90,7 +93,7 @@ def _caveats(one: Group | None, most: Group | None, matched: Sequence[Group]) ->
     points = []
     if most is not None:
         points.append(_about_compute(most, matched))
-    unlearned = [group for group in shown if not _is_learned(group)]
+    unlearned = [group for group in shown if not is_learned(group)]
     if unlearned:
         names = _join([_name(group) for group in unlearned])
         points.append(f"that {names} learned anything of the task (not clear of the constant)")
@@ -98,7 +101,7 @@ def _caveats(one: Group | None, most: Group | None, matched: Sequence[Group]) ->
     width, tokens = shown[0]["width"], short(shown[0]["train_tokens"])
     points.append(
         f"that the same holds at other widths, depths, model sizes or budgets than W = {width} "
-        f"and {tokens} tokens, the paper's ({PAPER_SETTING}) among them"
+        f"and {tokens} tokens, the paper's ({RULE_110_SETTING}) among them"
     )
     return f"It may not be concluded {'; nor '.join(points)}."
 
@@ -118,7 +121,7 @@ def _about_compute(most: Group, matched: Sequence[Group]) -> str:
         f"on {spent}",
         -1: "that sleep saves training compute, as the same FLOPs take N = 1 further "
         f"({score}) when spent on {spent}",
-    }[_order(most, best)]
+    }[order(most, best)]
 
 
 def _about_seeds(shown: Sequence[Group]) -> str:
@@ -131,13 +134,13 @@ def _about_seeds(shown: Sequence[Group]) -> str:
     return f"that differences inside the intervals of {seeds} seeds are absent"
 
 
-def _order(first: Group, second: Group) -> int:
+def order(first: Scored, second: Scored) -> int:
     """1 if the first is better with intervals apart, -1 if worse, 0 if the intervals overlap."""
     a, b = first["exact_accuracy"]["ci95"], second["exact_accuracy"]["ci95"]
     return int(a[0] > b[1]) - int(a[1] < b[0])
 
 
-def _is_learned(group: Group) -> bool:
+def is_learned(group: Scored) -> bool:
     """Whether the whole interval lies above what the best constant answer scores."""
     return group["exact_accuracy"]["ci95"][0] > group["floor"]
 

@@ -1,24 +1,18 @@
-"""The figures: one column of a paper wide, colour-blind safe, the floor always drawn."""
+"""The figures of Rule 110."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # before pyplot: a report is built where there is no display
-
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from experiments.report.groups import (
-    SPENT_ON,
     Group,
     Headline,
     equal_compute,
@@ -26,70 +20,60 @@ from experiments.report.groups import (
     headline,
     short,
 )
+from experiments.report.style import (
+    COLOURS,
+    COLUMN,
+    DPI,
+    FLOOR,
+    GREY,
+    MARKERS,
+    MATCHED_STYLES,
+    STYLE,
+    legend,
+    save,
+    scale_axis,
+)
+from experiments.report.words import series_name
 
-# Okabe and Ito's palette, in the order in which N takes it.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
-_MARKERS = "osDPhp"
-_GREY = "#555555"
 _OUTLINE = "#D55E00"
-_FLOOR = {"color": _GREY, "linestyle": (0, (4, 2)), "linewidth": 0.9}
 _FLOOR_NAME = "best constant answer"
-# N = 1 with the largest N's FLOPs, by what they were spent on.
-_MATCHED_STYLES = {"flops": (0, (2.5, 1.2)), "flops_blocks": (0, (1, 1)), "flops_width": "-."}
 _BASELINES = {
-    "transformer_full_cache": ("transformer, full cache", "^", _GREY),
+    "transformer_full_cache": ("transformer, full cache", "^", GREY),
     "transformer_evicted": ("transformer, evicted cache", "v", "white"),
 }
 # A bit within reach of the label is saturated, one out of reach is pale: index bit + 2 * reach.
 _TONES = ("#F1F1F1", "#C4C4C4", "#B9DDF2", "#00466E")
-_COLUMN = 3.5  # inches
-_DPI = 200
-_STYLE: dict[Any, Any] = {
-    "font.size": 7,
-    "axes.labelsize": 7,
-    "axes.titlesize": 7,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "legend.fontsize": 6.5,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.2,
-    "legend.frameon": False,
-    "legend.handlelength": 1.7,
-    "legend.columnspacing": 1.0,
-}
 
 
 def accuracy_against_tokens(results: dict[str, Any], path: Path) -> None:
     """Exact accuracy during training at the headline depth: over tokens and over training FLOPs."""
     summary: list[Group] = results["summary"]
     at = headline(summary)
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(_COLUMN, 2.5), sharey=True)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(COLUMN, 2.5), sharey=True)
         if at is None:
             figure.supxlabel("no finished cell", fontsize=6)
         else:
             _draw_curves(axes, results["rows"], summary, at)
-            _legend(figure, axes[1], columns=3)
+            legend(figure, axes[1], columns=3, floor=_FLOOR_NAME)
             figure.supxlabel(_curve_caption(summary, at), fontsize=6)
         axes[0].set(title="equal tokens", ylabel="exact accuracy")
         axes[1].set_title("by compute")
         axes[0].set_ylim(bottom=0)
-        _save(figure, path)
+        save(figure, path)
 
 
 def accuracy_against_depth(results: dict[str, Any], path: Path) -> None:
     """Exact accuracy after training against the rollout steps t, one line for each N."""
     summary: list[Group] = results["summary"]
     at = headline(summary)
-    with plt.rc_context(_STYLE):
-        figure, axis = plt.subplots(figsize=(_COLUMN, 2.7))
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(COLUMN, 2.7))
         if at is None:
             figure.supxlabel("no finished cell", fontsize=6)
         else:
             _draw_depths(axis, summary, at)
-            _legend(figure, axis, columns=2)
+            legend(figure, axis, columns=2, floor=_FLOOR_NAME)
             figure.supxlabel(
                 f"W = {at.width}, {short(at.train_tokens)} training tokens (equal compute: more); "
                 "bars: 95% intervals",
@@ -98,7 +82,7 @@ def accuracy_against_depth(results: dict[str, Any], path: Path) -> None:
         axis.set_xlabel("rollout steps t")
         axis.set_ylabel("exact accuracy")
         axis.set_ylim(bottom=0)
-        _save(figure, path)
+        save(figure, path)
 
 
 def space_time_diagram(diagram: np.ndarray, path: Path) -> None:
@@ -106,11 +90,11 @@ def space_time_diagram(diagram: np.ndarray, path: Path) -> None:
     rows, width = diagram.shape
     cell = min(0.17, 1.95 / width)  # inches; what is left of the column holds the notes
     height = cell * rows + max(0.5, 1.05 - cell * rows)
-    with plt.rc_context(_STYLE):
-        figure = plt.figure(figsize=(_COLUMN, height))
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(COLUMN, height))
         axis = figure.add_axes(
-            (0.35 / _COLUMN, 1 - (cell * rows + 0.1) / height)
-            + (cell * width / _COLUMN, cell * rows / height)
+            (0.35 / COLUMN, 1 - (cell * rows + 0.1) / height)
+            + (cell * width / COLUMN, cell * rows / height)
         )
         axis.pcolormesh(
             diagram + 2 * _reach(rows - 1, width),
@@ -122,8 +106,8 @@ def space_time_diagram(diagram: np.ndarray, path: Path) -> None:
         )
         axis.set(xlim=(0, width), ylim=(rows, 0))
         _annotate(axis, rows - 1, width, cell)
-        _tone_legend(figure, ((0.35 + cell * width + 0.05) / _COLUMN, 1 - 0.3 / height))
-        figure.savefig(path, dpi=_DPI, format="png")
+        _tone_legend(figure, ((0.35 + cell * width + 0.05) / COLUMN, 1 - 0.3 / height))
+        figure.savefig(path, dpi=DPI, format="png")
         plt.close(figure)
 
 
@@ -177,17 +161,17 @@ def _draw_curves(axes: np.ndarray, rows: list[dict], summary: list[Group], at: H
     groups = equal_tokens(summary, at)
     for place, group in enumerate(groups):
         for axis, unit in zip(axes, ("train_tokens", "train_flops"), strict=True):
-            _draw_curve(axis, rows, group, unit, colour=_COLOURS[place % len(_COLOURS)])
+            _draw_curve(axis, rows, group, unit, colour=COLOURS[place % len(COLOURS)])
     matched = equal_compute(summary, at)
     for group in matched:
-        _draw_curve(axes[1], rows, group, "train_flops", colour=_COLOURS[0])
+        _draw_curve(axes[1], rows, group, "train_flops", colour=COLOURS[0])
     most_flops = max(group["train_flops"] for group in [*groups, *matched])
     for axis, name, end in (
         (axes[0], "training tokens", at.train_tokens),
         (axes[1], "training FLOPs", most_flops),
     ):
-        axis.axhline(groups[0]["floor"], **_FLOOR)
-        _scale_axis(axis, name, end)
+        axis.axhline(groups[0]["floor"], **FLOOR)
+        scale_axis(axis, name, end)
 
 
 def _draw_curve(axis: Axes, rows: list[dict], group: Group, unit: str, colour: str) -> None:
@@ -201,21 +185,9 @@ def _draw_curve(axis: Axes, rows: list[dict], group: Group, unit: str, colour: s
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     x = [curves[0][step][unit] for step in steps]
     y = np.array([[curve[step]["exact_accuracy"] for step in steps] for curve in curves])
-    style = _MATCHED_STYLES.get(group["match"], "-")
-    axis.plot(x, y.mean(axis=0), color=colour, linestyle=style, label=_series_name(group))
+    style = MATCHED_STYLES.get(group["match"], "-")
+    axis.plot(x, y.mean(axis=0), color=colour, linestyle=style, label=series_name(group))
     axis.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.18, linewidth=0)
-
-
-def _series_name(group: Group) -> str:
-    spent = SPENT_ON.get(group["match"])
-    return f"N = 1, {spent}" if spent else f"N = {group['passes']}"
-
-
-def _legend(figure: Figure, axis: Axes, columns: int) -> None:
-    """What was drawn on `axis`, in the order drawn, then the floor."""
-    handles, labels = axis.get_legend_handles_labels()
-    handles.append(Line2D([], [], **_FLOOR))
-    figure.legend(handles, [*labels, _FLOOR_NAME], loc="outside upper center", ncols=columns)
 
 
 def _curve_caption(summary: Sequence[Group], at: Headline) -> str:
@@ -223,14 +195,6 @@ def _curve_caption(summary: Sequence[Group], at: Headline) -> str:
     count = " or ".join(map(str, sorted({len(group["seeds"]) for group in groups})))
     setting = f"t = {at.rollout_steps}, W = {at.width}"
     return f"{setting}; line: mean over seeds (n = {count}), band: lowest to highest"
-
-
-def _scale_axis(axis: Axes, name: str, end: float) -> None:
-    """Ticks as small numbers, with their power of ten in the label."""
-    power = 3 * math.floor(math.log10(end) / 3)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value / 10**power:g}")
-    axis.set_xlim(0, end * 1.02)
-    axis.set_xlabel(f"{name} (10$^{{{power}}}$)")
 
 
 def _draw_depths(axis: Axes, summary: list[Group], at: Headline) -> None:
@@ -248,16 +212,16 @@ def _draw_depths(axis: Axes, summary: list[Group], at: Headline) -> None:
         if group["match"] == "tokens" and group["train_tokens"] == at.train_tokens
     ]
     for place, passes in enumerate(sorted({group["passes"] for group in equal})):
-        look = {"color": _COLOURS[place % 6], "marker": _MARKERS[place % 6], "linestyle": "-"}
+        look = {"color": COLOURS[place % 6], "marker": MARKERS[place % 6], "linestyle": "-"}
         found = [group for group in equal if group["passes"] == passes]
         series.append((f"N = {passes}", found, look))
-    for match, style in _MATCHED_STYLES.items():
+    for match, style in MATCHED_STYLES.items():
         matched = [group for group in hybrids if group["match"] == match]
-        look = {"color": _COLOURS[0], "marker": "o", "linestyle": style, "mfc": "white"}
-        series += [(_series_name(matched[0]), matched, look)] if matched else []
+        look = {"color": COLOURS[0], "marker": "o", "linestyle": style, "mfc": "white"}
+        series += [(series_name(matched[0]), matched, look)] if matched else []
     for model, (name, marker, fill) in _BASELINES.items():
         found = [group for group in here if group["model"] == model]
-        look = {"color": _GREY, "marker": marker, "linestyle": "none", "mfc": fill}
+        look = {"color": GREY, "marker": marker, "linestyle": "none", "mfc": fill}
         series.append((name, found, look))
     series = [entry for entry in series if entry[1]]
     for place, (name, groups, look) in enumerate(series):
@@ -289,11 +253,5 @@ def _draw_depth_floors(axis: Axes, groups: list[Group]) -> None:
         [floors[depth] for depth in depths],
         depths * 2**-0.4,
         depths * 2**0.4,
-        **_FLOOR,
+        **FLOOR,
     )
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.set_layout_engine("constrained")
-    figure.savefig(path, dpi=_DPI, format="png")
-    plt.close(figure)

@@ -7,27 +7,16 @@ the run directories alone.
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from scipy import special
 
-from experiments.report import published
-from experiments.report.conclusion import conclude
-from experiments.report.groups import Group
+from experiments.report.groups import Interval
 
 Row = dict[str, Any]
 
-_GROUP_KEY = (
-    "model",
-    "update_rule",
-    "passes",
-    "rollout_steps",
-    "width",
-    "match",
-    "train_tokens",
-)
 _SCORES = ("exact_accuracy", "label_accuracy", "floor", "label_floor")
 
 
@@ -67,41 +56,43 @@ def wilson_interval(share: float, trials: int) -> list[float]:
     return [max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)]
 
 
-def summarise(rows: Iterable[Row]) -> list[Group]:
-    """One group a setting, over its seeds; a failed score is an error that names the cell."""
+def interval(values: Sequence[float], answers: int) -> Interval:
+    """Mean and 95% interval: over seeds, or over the `answers` that were scored if one seed ran."""
+    mean_value = mean(values)
+    if len(values) >= 2:
+        ci95, over = student_t_interval(values), "seeds"
+    else:
+        ci95, over = wilson_interval(values[0], answers), "evaluation sequences"
+    return {"mean": mean_value, "ci95": ci95, "n": len(values), "ci95_over": over}
+
+
+def group_rows(rows: Iterable[Row], key: Sequence[str]) -> list[list[Row]]:
+    """Rows that agree in all of `key`, ordered by it and inside by seed.
+
+    Raises:
+      ReportError: two rows of a group have one seed, or differ in FLOPs or parameters.
+    """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        _check_scores(row)
-        groups.setdefault(tuple(row[name] for name in _GROUP_KEY), []).append(row)
-    return [_group(groups[key]) for key in sorted(groups)]
+        groups.setdefault(tuple(row[name] for name in key), []).append(row)
+    found = []
+    for name in sorted(groups):
+        group = sorted(groups[name], key=lambda row: row["seed"])
+        for one, other in zip(group, group[1:], strict=False):
+            _check_same(one, other)
+        found.append(group)
+    return found
 
 
-def build_results(
-    sweep_dir: Path, experiment: str, preset: str, planned_cells: Sequence[str]
-) -> dict[str, Any]:
-    """Everything that results.json holds."""
-    rows = load_rows(sweep_dir)
-    finished = {row["cell"] for row in rows}
-    summary = summarise(rows)
-    return {
-        "experiment": experiment,
-        "preset": preset,
-        "commit": _all_of(row["commit"] for row in rows),
-        "device": _all_of((_device_text(row["device"]) for row in rows), separator="; "),
-        "versions": {
-            name: _all_of(row["versions"].get(name, "not recorded") for row in rows)
-            for name in sorted({name for row in rows for name in row["versions"]})
-        },
-        "wall_seconds": sum(row["wall_seconds"] for row in rows),
-        "rows": rows,
-        "summary": summary,
-        "published": published.RULE_110,
-        "missing": [cell for cell in planned_cells if cell not in finished],
-        "conclusion": conclude(summary),
-    }
+def _check_same(one: Row, other: Row) -> None:
+    if one["seed"] == other["seed"]:
+        raise ReportError(f"cells {one['cell']} and {other['cell']} are one setting and seed")
+    for name in ("train_flops", "parameters"):
+        if one[name] != other[name]:
+            raise ReportError(f"cells {one['cell']} and {other['cell']} differ in {name}")
 
 
-def _check_scores(row: Row) -> None:
+def check_scores(row: Row) -> None:
     """A diverged or broken run must stop the report, not sink into a mean."""
     scores = [(name, row[name]) for name in _SCORES]
     scores += [
@@ -116,49 +107,6 @@ def _check_scores(row: Row) -> None:
         raise ReportError(f"cell {row['cell']}: loss is {row['loss']!r}")
 
 
-def _group(rows: list[Row]) -> Group:
-    rows = sorted(rows, key=lambda row: row["seed"])
-    first = rows[0]
-    for one, other in zip(rows, rows[1:], strict=False):
-        if one["seed"] == other["seed"]:
-            raise ReportError(f"cells {one['cell']} and {other['cell']} are one setting and seed")
-        for name in ("train_flops", "parameters"):
-            if one[name] != other[name]:
-                raise ReportError(f"cells {one['cell']} and {other['cell']} differ in {name}")
-    values = [float(row["exact_accuracy"]) for row in rows]
-    if len(rows) >= 2:
-        ci95, over = student_t_interval(values), "seeds"
-    else:
-        ci95 = wilson_interval(values[0], first["evaluation_sequences"])
-        over = "evaluation sequences"
-    return {
-        "model": first["model"],
-        "update_rule": first["update_rule"],
-        "passes": first["passes"],
-        "rollout_steps": first["rollout_steps"],
-        "width": first["width"],
-        "match": first["match"],
-        "train_tokens": first["train_tokens"],
-        "train_flops": first["train_flops"],
-        "parameters": first["parameters"],
-        "exact_accuracy": {"mean": _mean(values), "ci95": ci95, "n": len(rows), "ci95_over": over},
-        "label_accuracy": _mean([row["label_accuracy"] for row in rows]),
-        "floor": _mean([row["floor"] for row in rows]),
-        "label_floor": _mean([row["label_floor"] for row in rows]),
-        "wall_seconds": _mean([row["wall_seconds"] for row in rows]),
-        "seeds": [row["seed"] for row in rows],
-        "values": values,
-    }
-
-
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean, summed exactly."""
     return math.fsum(values) / len(values)
-
-
-def _all_of(values: Iterable[str], separator: str = ", ") -> str:
-    """All distinct values: rows of one sweep may come from several commits or machines."""
-    return separator.join(sorted(set(values))) or "none"
-
-
-def _device_text(device: Mapping[str, Any]) -> str:
-    return f"{device['count']} x {device['platform']} ({device['kind']}) on {device['host']}"

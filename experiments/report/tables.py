@@ -3,38 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.report.groups import SPENT_ON, Group, short
-from experiments.report.published import PAPER_SETTING
+from experiments.report.kinds import KINDS
 
-_HEADER = (
-    "model",
-    "N",
-    "t",
-    "W",
-    "trained on",
-    "parameters",
-    "training tokens",
-    "training FLOPs",
-    "seeds n",
-    "exact accuracy [95%]",
-    "label accuracy",
-    "floor, exact / label",
-    "seconds per run",
-)
 _PUBLISHED_HEADER = ("claim", "setting", "value", "source")
-_PUBLISHED_TITLE = (
-    f"For comparison, the paper's own numbers, in the paper's setting ({PAPER_SETTING}), "
-    "read from figures and so approximate"
-)
-_MODELS = {
-    "hybrid": "hybrid",
-    "transformer_evicted": "transformer, evicted cache",
-    "transformer_full_cache": "transformer, full cache",
-}
 _BAR = r"\|"  # a bare one would end the cell
-_TRAINED_ON = {"tokens": "equal tokens"} | {
-    match: f"equal compute, {spent}" for match, spent in SPENT_ON.items()
-}
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -54,9 +26,9 @@ def markdown(results: dict[str, Any]) -> str:
     """The report as Markdown: table, conclusion, provenance, the paper's numbers, missing cells."""
     parts = [
         f"# {results['experiment']}, preset {results['preset']}",
-        _markdown_table(_HEADER, _cells(results)),
+        _markdown_table(*_table(results)),
         *_notes(results),
-        f"{_PUBLISHED_TITLE}:",
+        f"{_published_title(results)}:",
         _markdown_table(_PUBLISHED_HEADER, _published_cells(results)),
         _missing(results, lambda cell: f"`{cell}`"),
     ]
@@ -67,60 +39,26 @@ def latex(results: dict[str, Any]) -> str:
     """The same as a fragment to \\input: it needs no package, and the width of a page (table*)."""
     parts = [
         rf"\textbf{{{_escape(results['experiment'])}, preset {_escape(results['preset'])}}}\par",
-        _latex_table("lrrrlrrrrlrrr", _HEADER, _cells(results)),
+        _latex_table(*_table(results)),
         *(rf"{_escape(note)}\par" for note in _notes(results)),
-        rf"{_escape(_PUBLISHED_TITLE)}:\par",
-        _latex_table("llll", _PUBLISHED_HEADER, _published_cells(results)),
+        rf"{_escape(_published_title(results))}:\par",
+        _latex_table(_PUBLISHED_HEADER, _published_cells(results)),
         rf"{_escape(_missing(results, str))}\par",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def model_name(group: Group) -> str:
-    """The model as tables and figures call it."""
-    name = _MODELS.get(group["model"], group["model"])
-    if group["update_rule"] == "none":
-        return name
-    return f"{name}, {group['update_rule'].replace('_', ' ')}"
+def _table(results: dict[str, Any]) -> tuple[Sequence[str], list[list[str]]]:
+    kind, summary = KINDS[results["experiment"]], results["summary"]
+    return kind.header(summary), kind.lines(summary)
 
 
-def _order(group: Group) -> tuple[Any, ...]:
-    """By depth; inside it hybrids on equal tokens, hybrids on equal compute, baselines."""
-    block = 2 if group["model"] != "hybrid" else int(group["match"] in SPENT_ON)
+def _published_title(results: dict[str, Any]) -> str:
+    setting = KINDS[results["experiment"]].paper_setting
     return (
-        group["rollout_steps"],
-        group["width"],
-        block,
-        group["model"],
-        group["update_rule"],
-        list(_TRAINED_ON).index(group["match"]),
-        group["train_tokens"],
-        group["passes"],
+        f"For comparison, the paper's own numbers, in the paper's setting ({setting}), read from "
+        "figures and so approximate"
     )
-
-
-def _cells(results: dict[str, Any]) -> list[list[str]]:
-    return [_line(group) for group in sorted(results["summary"], key=_order)]
-
-
-def _line(group: Group) -> list[str]:
-    score = group["exact_accuracy"]
-    low, high = score["ci95"]
-    return [
-        model_name(group),
-        str(group["passes"]),
-        str(group["rollout_steps"]),
-        str(group["width"]),
-        _TRAINED_ON[group["match"]],
-        short(group["parameters"]),
-        short(group["train_tokens"]),
-        f"{group['train_flops']:.2e}".replace("e+", "e"),
-        str(score["n"]),
-        f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]",
-        f"{group['label_accuracy']:.3f}",
-        f"{group['floor']:.3f} / {group['label_floor']:.3f}",
-        f"{group['wall_seconds']:.0f}",
-    ]
 
 
 def _published_cells(results: dict[str, Any]) -> list[list[str]]:
@@ -142,10 +80,10 @@ def _notes(results: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     definitions = (
         "Brackets are 95% intervals: Student t over seeds where n is 2 or more (seeds vary the "
-        "training, not the evaluation sequences), Wilson over the evaluation sequences where n "
-        "is 1. The floor is the accuracy of the best constant answer on the same "
-        f"{' or '.join(sequences) or 'no'} sequences. Equal compute is the N = 1 run given as many "
-        "training FLOPs as the largest N."
+        "training, not the evaluation sequences), Wilson over the answers scored where n is 1. The "
+        f"floor is {KINDS[results['experiment']].floor} on the same "
+        f"{' or '.join(sequences) or 'no'} sequences. Equal compute is N = 1 given as many "
+        "training FLOPs as the largest N, spent on what the line says."
     )
     provenance = (
         f"Commit {results['commit']}; device {results['device']}; versions {versions or 'none'}; "
@@ -167,7 +105,9 @@ def _markdown_table(header: Sequence[str], cells: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in safe)
 
 
-def _latex_table(columns: str, header: Sequence[str], cells: list[list[str]]) -> str:
+def _latex_table(header: Sequence[str], cells: list[list[str]]) -> str:
+    by_column = zip(*cells, strict=True) if cells else [()] * len(header)
+    columns = "".join("r" if _is_number(column) else "l" for column in by_column)
     # Names of two words go on two lines: the widest columns are then those of the numbers.
     top, bottom = zip(*((name.split(maxsplit=1) + [""])[:2] for name in header), strict=True)
     lines = [rf"{' & '.join(map(_escape, line))} \\" for line in (top, bottom, *cells)]
@@ -180,6 +120,11 @@ def _latex_table(columns: str, header: Sequence[str], cells: list[list[str]]) ->
             r"\end{tabular}}\par",
         ]
     )
+
+
+def _is_number(column: Sequence[str]) -> bool:
+    """Numbers stand to the right, unless an interval in brackets follows them."""
+    return all(text[:1].isdigit() and not text.endswith("]") for text in column)
 
 
 def _escape(text: str) -> str:

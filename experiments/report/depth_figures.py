@@ -1,0 +1,78 @@
+"""Loss and accuracy by depth during training: the paper's Fig. 3."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from experiments.report.depths import DepthGroup, headline
+from experiments.report.groups import short
+from experiments.report.style import (
+    COLOURS,
+    FLOOR,
+    MATCHED_STYLES,
+    STYLE,
+    legend,
+    save,
+    scale_axis,
+)
+from experiments.report.words import series_name
+
+_TEXT_WIDTH = 7.0  # inches, both columns
+
+
+def by_depth(results: dict[str, Any], path: Path) -> None:
+    """One column a depth: loss above, whole answers right below, over training FLOPs."""
+    shown = headline(results["summary"])
+    depths = list(shown[0]["by_depth"]) if shown else ["none"]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            2, len(depths), figsize=(_TEXT_WIDTH, 3.2), sharex=True, sharey="row", squeeze=False
+        )
+        if shown:
+            for axis, depth in zip(axes.T, depths, strict=True):
+                _draw_depth(axis, results["rows"], shown, depth)
+            legend(figure, axes[1, 0], columns=len(shown) + 1, floor="guess among the nodes")
+            figure.supxlabel(_caption(shown), fontsize=6)
+        else:
+            figure.supxlabel("no finished cell", fontsize=6)
+        axes[0, 0].set_ylabel("loss, nats a token")
+        axes[1, 0].set_ylabel("answers right")
+        axes[1, 0].set_ylim(0, 1.02)
+        save(figure, path)
+
+
+def _draw_depth(axes: np.ndarray, rows: list[dict], shown: list[DepthGroup], depth: str) -> None:
+    loss, right = axes
+    loss.set_title(f"depth {depth}")
+    passes = sorted({group["passes"] for group in shown})
+    for group in shown:
+        colour = COLOURS[passes.index(group["passes"]) % len(COLOURS)]
+        for axis, name in ((loss, "loss"), (right, "exact_accuracy")):
+            _draw_curve(axis, rows, group, depth, name, colour)
+    right.axhline(shown[0]["by_depth"][depth]["floor"], **FLOOR)
+    scale_axis(right, "FLOPs", max(group["train_flops"] for group in shown))
+
+
+def _draw_curve(
+    axis: Axes, rows: list[dict], group: DepthGroup, depth: str, name: str, colour: str
+) -> None:
+    """The mean over seeds, and a band from the lowest to the highest seed."""
+    same = ("label", "model", "update_rule", "passes", "match", "train_tokens")
+    curves = [row["curve"] for row in rows if all(row[key] == group[key] for key in same)]
+    x = [point["train_flops"] for point in curves[0]]
+    y = np.array([[point["by_depth"][depth][name] for point in curve] for curve in curves])
+    style = MATCHED_STYLES.get(group["match"], "-")
+    axis.plot(x, y.mean(axis=0), color=colour, linestyle=style, label=series_name(group))
+    axis.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.18, linewidth=0)
+
+
+def _caption(shown: list[DepthGroup]) -> str:
+    count = " or ".join(map(str, sorted({len(group["seeds"]) for group in shown})))
+    tokens = short(shown[0]["train_tokens"])
+    return (
+        f"{shown[0]['label']}, {tokens} tokens (N = 1 at equal compute: see the table); line: mean "
+        f"over seeds (n = {count}), band: lowest to highest"
+    )

@@ -1,0 +1,56 @@
+"""Which report an experiment gets: how its rows are grouped, concluded from, tabled and drawn."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.report import depth_figures, depths, figures, published, rule110
+from experiments.report.conclusion import conclude
+
+Results = dict[str, Any]
+
+
+class Kind(NamedTuple):
+    """The parts of a report that differ between experiments."""
+
+    summarise: Callable[[list[dict[str, Any]]], list[Any]]
+    conclude: Callable[[Sequence[Any]], str]
+    header: Callable[[Sequence[Any]], Sequence[str]]
+    lines: Callable[[Sequence[Any]], list[list[str]]]
+    floor: str  # what the floor is, in words
+    paper_setting: str
+    published: list[published.PublishedNumber]
+    drawings: dict[str, Callable[[Results, Path], None]]
+
+
+def _diagram(results: Results, path: Path) -> None:
+    figures.space_time_diagram(np.array(results["diagram"], np.uint8), path)
+
+
+RULE_110 = Kind(
+    summarise=rule110.summarise,
+    conclude=conclude,
+    header=lambda summary: rule110.HEADER,
+    lines=rule110.lines,
+    floor="the accuracy of the best constant answer",
+    paper_setting=published.RULE_110_SETTING,
+    published=published.RULE_110,
+    drawings={
+        "accuracy_against_tokens.png": figures.accuracy_against_tokens,
+        "accuracy_against_depth.png": figures.accuracy_against_depth,
+        "rule110.png": _diagram,
+    },
+)
+DEPO = Kind(
+    summarise=depths.summarise,
+    conclude=depths.conclude,
+    header=depths.header,
+    lines=depths.lines,
+    floor="the chance of a guess among the nodes of the graph",
+    paper_setting=published.DEPO_SETTING,
+    published=published.DEPO,
+    drawings={"by_depth.png": depth_figures.by_depth},
+)
+KINDS = {"cellular_automata": RULE_110, "depo": DEPO}

@@ -1,0 +1,40 @@
+"""How settings and scores are called in tables and figures."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.report.groups import SPENT_ON, Interval
+
+TRAINED_ON = {"tokens": "equal tokens"} | {
+    match: f"equal compute, {spent}" for match, spent in SPENT_ON.items()
+}
+_MODELS = {
+    "hybrid": "hybrid",
+    "transformer_evicted": "transformer, evicted cache",
+    "transformer_full_cache": "transformer, full cache",
+}
+
+
+def model_name(group: Mapping[str, Any]) -> str:
+    """The model and its update rule."""
+    name = _MODELS.get(group["model"]) or str(group["model"])
+    if group["update_rule"] == "none":
+        return name
+    return f"{name}, {group['update_rule'].replace('_', ' ')}"
+
+
+def series_name(group: Mapping[str, Any]) -> str:
+    """A hybrid among hybrids, e.g. `N = 4` or `N = 1, more blocks`."""
+    spent = SPENT_ON.get(group["match"])
+    return f"N = 1, {spent}" if spent else f"N = {group['passes']}"
+
+
+def quote(score: Interval) -> str:
+    """A mean with its interval."""
+    low, high = score["ci95"]
+    return f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def scientific(count: int) -> str:
+    """`1.60e12`."""
+    return f"{count:.2e}".replace("e+", "e")
