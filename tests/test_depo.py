@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sleep_jax.errors import UserError
 from sleep_jax.tasks.depo import DepoConfig
-from sleep_jax.tasks.rule110 import TEST, TRAIN, VALIDATION
+from sleep_jax.tasks.task import TEST, TRAIN, VALIDATION
 
 SMALL = DepoConfig(
     nodes=3, names_vocab=2, pairs=1, max_hops=4, window=6, node_draw="fixed"

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sleep_jax.errors import UserError
-from sleep_jax.tasks.rule110 import TEST, TRAIN, VALIDATION
+from sleep_jax.tasks.task import TEST, TRAIN, VALIDATION, Batch
 
 PAD = 0
 
@@ -111,6 +111,13 @@ class DepoConfig:
             )
 
     @property
+    def label(self) -> str:
+        return f"n{self.nodes}-k{self.max_hops}"
+
+    def setting(self) -> dict[str, int | str]:
+        return {"nodes": self.nodes, "max_hops": self.max_hops, "node_draw": self.node_draw}
+
+    @property
     def vocab_size(self) -> int:
         """Token ids: padding, 2V for names, K queries, the answer marker."""
         return self.answer_marker + 1
@@ -134,7 +141,7 @@ class DepoConfig:
         """A, tokens of the prediction window: M pairs with names of the greatest length."""
         return self.pairs * (2 + 2 * self.max_name_length)
 
-    def sample(self, seed: int, split: int, start: int, count: int) -> dict[str, np.ndarray]:
+    def sample(self, seed: int, split: int, start: int, count: int) -> Batch:
         """Examples start .. start+count-1; each is a pure function of (seed, split, its index).
 
         The splits are different random streams; at 75 nodes no example occurs twice.
@@ -205,7 +212,7 @@ class DepoConfig:
             "depth": np.where(asked, hops, 0).astype(np.int32),
         }
 
-    def floor(self, batch: dict[str, np.ndarray]) -> dict[str, float]:
+    def floor(self, batch: Batch) -> dict[str, float]:
         """What the best answer that knows the nodes, but not the edges, is expected to score.
 
         Such an answer is the start node where k is a multiple of n, and otherwise any other node:
@@ -229,12 +236,12 @@ class DepoConfig:
             "label": float(of_target[scored].mean()),
         }
 
-    def floor_by_depth(self, batch: dict[str, np.ndarray]) -> dict[int, float]:
+    def floor_by_depth(self, batch: Batch) -> dict[int, float]:
         """The "exact" of `floor` over the answers of each k that occurs in the batch."""
         chance, depth = self._chance(batch), batch["depth"]
         return {int(k): float(chance[depth == k].mean()) for k in np.unique(depth[depth > 0])}
 
-    def _chance(self, batch: dict[str, np.ndarray]) -> NDArray[np.float64]:
+    def _chance(self, batch: Batch) -> NDArray[np.float64]:
         """Probability of guessing each answer, float64 `[B, M]`."""
         letters = batch["context"].reshape(len(batch["context"]), -1)
         n = (letters > self.names_vocab).sum(axis=1, keepdims=True) // 2
