@@ -5,7 +5,7 @@ import sys
 
 from experiments import cli
 
-EXPERIMENTS = ("cellular_automata",)
+EXPERIMENTS = ("cellular_automata", "depo")
 
 
 def main(argv: list[str]) -> int:
