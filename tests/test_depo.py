@@ -294,27 +294,27 @@ def test_the_stream_is_pinned():
 
 
 def test_floor_equals_enumeration_of_all_cycles():
-    """The best answer is taken over every cycle on the nodes of the example, queries fixed."""
-    config = DepoConfig(nodes=5, min_nodes=2, pairs=3, max_hops=6, window=20, node_draw="uniform")
+    """The best answer, and the best guess of each token, over every cycle on an example's nodes."""
+    config = DepoConfig(
+        nodes=5, min_nodes=2, names_vocab=3, pairs=3, max_hops=6, window=20, node_draw="uniform"
+    )
     batch = config.sample(seed=3, split=TRAIN, start=0, count=60)
-    chances, by_depth = [], {}
-    right_targets = all_targets = 0
+    chances, by_depth, targets = [], {}, []
     for row in range(60):
         edges, pairs, _ = read(config, batch, row)
         nodes = [name for name, _ in edges]
         for hops, start, goal in pairs:
-            votes = dict.fromkeys(nodes, 0)
             others = [node for node in nodes if node != start]
-            for order in itertools.permutations(others):
-                votes[(start, *order)[hops % len(nodes)]] += 1
-            chance = max(votes.values()) / sum(votes.values())
+            goals = [(start, *order)[hops % len(nodes)] for order in itertools.permutations(others)]
+            chance = max(Counter(goals).values()) / len(goals)
             chances.append(chance)
             by_depth.setdefault(hops, []).append(chance)
-            right_targets += 1 + chance * len(goal)
-            all_targets += 1 + len(goal)
-    assert config.floor(batch) == pytest.approx(
-        {"exact": np.mean(chances), "label": right_targets / all_targets}
-    )
+            targets.append(1)  # the marker
+            for place in range(len(goal)):
+                seen = [name[place] for name in goals if name[:place] == goal[:place]]
+                targets.append(max(Counter(seen).values()) / len(seen))
+    floor = config.floor(batch)
+    assert floor == pytest.approx({"exact": np.mean(chances), "label": np.mean(targets)})
     assert config.floor_by_depth(batch) == pytest.approx(
         {hops: np.mean(group) for hops, group in by_depth.items()}
     )

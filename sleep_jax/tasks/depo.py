@@ -18,6 +18,8 @@ Token ids, V being `names_vocab` and K `max_hops`:
 
 import dataclasses
 import itertools
+from collections import Counter
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -215,25 +217,29 @@ class DepoConfig:
     def floor(self, batch: Batch) -> dict[str, float]:
         """What the best answer that knows the nodes, but not the edges, is expected to score.
 
-        Such an answer is the start node where k is a multiple of n, and otherwise any other node:
-        one in n-1 is right. (What pairs shown before give away is not used.)
+        The answer is the start node where k is a multiple of n, and otherwise any other node: one
+        in n-1 is right. (What pairs shown before give away is not used.)
 
         Args:
-            batch: the arrays of `sample`; only "depth", "context", "targets" and "answer" count.
+            batch: the arrays of `sample`; only "context", "tokens" and "depth" count.
 
         Returns:
-            "exact": expected fraction of answers right. "label": expected fraction of scored
-            targets right, a marker always being right and the tokens of a name only with the
-            whole of it.
+            "exact": expected share of answers right. "label": expected share of scored targets
+            right, if each is guessed from those before it: a marker always is, a token of a name
+            is the commonest among the names that go on from there.
         """
         chance = self._chance(batch)
-        answer = batch["answer"][:, 0]
-        scored = answer >= 0
-        of_target = np.take_along_axis(chance, np.maximum(answer, 0), axis=1)
-        of_target[batch["targets"][:, 0] == self.answer_marker] = 1.0
+        expected, targets = 0.0, 0
+        for context, tokens in zip(batch["context"], batch["tokens"], strict=True):
+            nodes = set(_split_names(self, context))
+            names = _split_names(self, tokens)
+            for start, goal in zip(names[::2], names[1::2], strict=True):
+                possible = {start} if goal == start else nodes - {start}
+                expected += 1 + sum(_token_chances(goal, possible))
+                targets += 1 + len(goal)
         return {
             "exact": float(chance[batch["depth"] > 0].mean()),
-            "label": float(of_target[scored].mean()),
+            "label": expected / targets,
         }
 
     def floor_by_depth(self, batch: Batch) -> dict[int, float]:
@@ -337,6 +343,22 @@ def _spell(
     letters = 1 + spelling[..., None] // config.names_vocab**place % config.names_vocab
     letters += config.names_vocab * (place == length[..., None] - 1)
     return letters, place < length[..., None]
+
+
+def _split_names(config: DepoConfig, tokens: NDArray[np.integer]) -> list[tuple[int, ...]]:
+    """The names in a row of tokens, in order; all that is not part of a name is skipped."""
+    letters = tokens[(tokens > PAD) & (tokens <= 2 * config.names_vocab)]
+    after = np.flatnonzero(letters > config.names_vocab) + 1
+    flat = letters.tolist()
+    return [tuple(flat[a:b]) for a, b in itertools.pairwise([0, *after.tolist()])]
+
+
+def _token_chances(goal: tuple[int, ...], possible: set[tuple[int, ...]]) -> Iterator[float]:
+    """For each token of `goal`, the share of its commonest value among names equal so far."""
+    for place, token in enumerate(goal):
+        values = [name[place] for name in possible]
+        yield Counter(values).most_common(1)[0][1] / len(values)
+        possible = {name for name in possible if name[place] == token}
 
 
 def _pack(
