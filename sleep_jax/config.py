@@ -21,7 +21,7 @@ def require(condition: bool, field: str, value: object, allowed: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionConfig:
-    """Softmax attention inside one window."""
+    """Softmax attention."""
 
     heads: int = 2
     kv_heads: int = 2
@@ -98,8 +98,9 @@ class SleepConfig:
     # "pass" keeps only the features and fast weights between passes, "window" only the fast
     # weights between windows.
     remat: str = "pass"
-    # "evict" destroys the cache after each window (arXiv 2605.26099, Algorithm 1); "keep" reads the
-    # whole sequence in one window, the full-attention baseline.
+    # "evict" destroys the cache after each window (arXiv 2605.26099, Algorithm 1); "slide" keeps
+    # its newest L - 1 tokens; "keep" reads the whole sequence in one window, the full-attention
+    # baseline.
     cache: str = "evict"
 
     def validate(self) -> None:
@@ -110,9 +111,10 @@ class SleepConfig:
             self.remat,
             "none, pass, window",
         )
-        require(self.cache in ("evict", "keep"), "sleep.cache", self.cache, "evict, keep")
+        caches = ("evict", "slide", "keep")
+        require(self.cache in caches, "sleep.cache", self.cache, ", ".join(caches))
         require(
-            self.cache == "evict" or self.passes == 1,
+            self.cache != "keep" or self.passes == 1,
             "sleep.passes",
             self.passes,
             "1 with sleep.cache=keep (nothing is evicted, so nothing sleeps)",

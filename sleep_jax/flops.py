@@ -4,20 +4,24 @@ Counted: the matrix products of Algorithm 1 (two operations a multiply-add), bac
 forward. Not counted: rematerialisation (the same share of every hybrid run), norms, gates and other
 elementwise work, the embedding lookup, the optimizer. A transformer whose cache is evicted learns
 nothing from its context windows, so the compiler removes them and they are not counted either.
+Attention is counted for every pair of a token and a key at hand, masked or not.
 tests/test_flops.py holds this against the compiler's own count.
 """
 
 from sleep_jax.config import ModelConfig, RunConfig
 
 
-def block_flops(config: ModelConfig, mixer: str, length: int) -> int:
-    """Forward operations of one block on one window of `length` tokens of one sequence."""
+def block_flops(config: ModelConfig, mixer: str, length: int, kept: int = 0) -> int:
+    """Forward operations of one block on one window of `length` tokens of one sequence.
+
+    `kept` tokens of earlier windows have their keys and values at hand: L - 1 under "slide".
+    """
     d = config.d_model
     mlp = 3 * d * config.mlp_hidden
     if mixer == "attention":
         a = config.attention
         projections = d * a.head_dim * (2 * a.heads + 2 * a.kv_heads)
-        mixing = 2 * a.heads * a.head_dim * length
+        mixing = 2 * a.heads * a.head_dim * (kept + length)
     else:
         g = config.gated_delta_net
         key, value = g.key_heads * g.key_dim, g.value_heads * g.value_dim
@@ -35,13 +39,16 @@ def forward_flops(config: RunConfig, passes: int) -> int:
     answers = task.answer_length
     unembedding = 2 * answers * model.d_model * model.vocab_size
 
+    slide = config.sleep.cache == "slide"
+    kept = task.window - 1 if slide else 0
+
     def window(length: int) -> int:
-        return sum(block_flops(model, mixer, length) for mixer in model.pattern)
+        return sum(block_flops(model, mixer, length, kept) for mixer in model.pattern)
 
     if config.sleep.cache == "keep":
         return window(config.sequence_length) + unembedding
-    has_fast_weights = "gated_delta_net" in model.pattern
-    context = task.context_windows * passes * window(task.window) if has_fast_weights else 0
+    remembers = slide or "gated_delta_net" in model.pattern
+    context = task.context_windows * passes * window(task.window) if remembers else 0
     return context + window(answers) + unembedding
 
 

@@ -1,16 +1,72 @@
-"""Softmax attention that sees one window only."""
+"""Softmax attention: within one window, or on from the keys and values that are still kept."""
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
 
 from sleep_jax.config import AttentionConfig
 from sleep_jax.model.layers import Linear, RMSNorm, rotate
 
 
-class Attention(nn.Module):
-    """Causal grouped-query attention with RoPE, `[B, L, D] -> [B, L, D]`.
+class KeyValues(struct.PyTreeNode):
+    """A cache of S slots, of which `start <= slot < end` are filled.
 
-    Positions start at 0 in every window and nothing is kept after it: eviction is the absence of an
+    A key is rotated (RoPE) to the position of its slot: only differences of positions count, so
+    they need not grow with the text.
+
+    `keys` and `values` are `[B, S, Hkv, Dh]`, `start` and `end` int32 scalars. A token attends to
+    the newest `span` tokens, itself included.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    start: jax.Array
+    end: jax.Array
+    span: int = struct.field(pytree_node=False)
+
+    def written(self, keys: jax.Array, values: jax.Array) -> "KeyValues":
+        """The cache with the next tokens' keys, rotated, and values `[B, L, Hkv, Dh]`."""
+        slots, length = self.keys.shape[1], keys.shape[1]
+        if length > slots:
+            raise ValueError(f"{length} tokens do not fit into a cache of {slots}")
+        return self.replace(
+            keys=lax.dynamic_update_slice_in_dim(self.keys, keys, self.end, axis=1),
+            values=lax.dynamic_update_slice_in_dim(self.values, values, self.end, axis=1),
+            end=self.end + length,
+        )
+
+    def visible(self, length: int) -> jax.Array:
+        """Which slots the newest `length` tokens attend to: bool `[length, S]`."""
+        key = jnp.arange(self.keys.shape[1])
+        query = self.end - length + jnp.arange(length)[:, None]
+        return (key <= query) & (key > query - self.span) & (key >= self.start)
+
+    def newest(self, count: int, theta: float) -> "KeyValues":
+        """The newest `count` tokens, or as many as there are, in the first `count` slots.
+
+        Each key is rotated back by the slots it moves. Rotated keys are rounded once more, at most
+        once in a row of full windows.
+        """
+        moved, free = self.end - count, self.keys.shape[1] - count
+        keys, values = (
+            lax.dynamic_slice_in_dim(x, moved, count, axis=1) for x in (self.keys, self.values)
+        )
+        keys = rotate(keys, theta, jnp.broadcast_to(-moved, (count,)))
+        pad = ((0, 0), (0, free), (0, 0), (0, 0))
+        return self.replace(
+            keys=jnp.pad(keys, pad),
+            values=jnp.pad(values, pad),
+            start=jnp.maximum(self.start - moved, 0),
+            end=jnp.full((), count, jnp.int32),
+        )
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with RoPE, `(x [B, L, D], cache) -> (y [B, L, D], cache)`.
+
+    Without a cache, positions start at 0 and nothing is kept: hard eviction is the absence of an
     argument, not a mask. Softmax and its logits are float32.
     """
 
@@ -18,7 +74,9 @@ class Attention(nn.Module):
     norm_eps: float
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, cache: KeyValues | None = None
+    ) -> tuple[jax.Array, KeyValues | None]:
         c = self.config
 
         axes = ("embed", "heads")
@@ -34,8 +92,15 @@ class Attention(nn.Module):
         if c.qk_norm:
             q = RMSNorm(self.norm_eps, name="query_norm")(q)
             k = RMSNorm(self.norm_eps, name="key_norm")(k)
-        q, k = rotate(q, c.rope_theta), rotate(k, c.rope_theta)
-        y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        if cache is None:
+            q, k = rotate(q, c.rope_theta), rotate(k, c.rope_theta)
+            y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        else:
+            positions = cache.end + jnp.arange(x.shape[1])
+            q, k = (rotate(y, c.rope_theta, positions) for y in (q, k))
+            cache = cache.written(k, v)
+            mask = cache.visible(x.shape[1])[None, None]
+            y = jax.nn.dot_product_attention(q, cache.keys, cache.values, mask=mask)
         y = y.reshape(*x.shape[:-1], c.heads * c.head_dim)
         (y,) = Linear((("output", x.shape[-1], ("heads", "embed")),), name="out")(y)
-        return y
+        return y, cache

@@ -1,8 +1,13 @@
 """The decoder as four pure functions: parameters in, arrays out.
 
-`blocks(params, h, fast) -> (h, fast)` is the one door between the sleep loop and the model: the
-loop knows nothing of layers, the model nothing of windows, passes or eviction. `fast` is a dict
-with one float32 state `[B, Hv, Dk, Dv]` per fast-weight block, keyed by the block's name.
+`blocks(params, h, state) -> (h, state)` is the one door between the sleep loop and the model: the
+loop knows nothing of layers, the model nothing of windows, passes or eviction. The state is a dict
+by block name of what the blocks remember, and it alone decides what they can see of earlier tokens:
+
+- fast weights, one float32 array `[B, Hv, Dk, Dv]` per Gated DeltaNet: nothing else from before
+  this window is there, which is hard eviction;
+- after `with_cache`, keys and values per attention block and the convolutions' last inputs per
+  Gated DeltaNet as well: blocks go on where the last call stopped, by one token or many.
 """
 
 import dataclasses
@@ -14,12 +19,14 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.config import ModelConfig
-from sleep_jax.model.attention import Attention
-from sleep_jax.model.gated_delta_net import GatedDeltaNet
+from sleep_jax.model.attention import Attention, KeyValues
+from sleep_jax.model.gated_delta_net import GatedDeltaNet, GatedDeltaNetState
 from sleep_jax.model.layers import RMSNorm, SwiGLU, parameter
 
 Parameters = Any  # nested dict of float32 arrays
 FastWeights = dict[str, jax.Array]
+BlockState = jax.Array | GatedDeltaNetState | KeyValues
+State = dict[str, Any]  # a BlockState by block name
 
 
 class Decoder(nn.Module):
@@ -52,12 +59,12 @@ class Decoder(nn.Module):
     def embed(self, tokens: jax.Array) -> jax.Array:
         return self.embedding[tokens].astype(activation_dtype(self.config))
 
-    def blocks(self, h: jax.Array, fast: FastWeights) -> tuple[jax.Array, FastWeights]:
-        new = dict(fast)
+    def blocks(self, h: jax.Array, state: State) -> tuple[jax.Array, State]:
+        new = dict(state)
         for name, layer in zip(self.names, self.layers, strict=True):
-            h, state = layer(h, fast.get(name))
-            if state is not None:
-                new[name] = state
+            h, renewed = layer(h, state.get(name))
+            if renewed is not None:
+                new[name] = renewed
         return h, new
 
     def unembed(self, h: jax.Array) -> jax.Array:
@@ -65,9 +72,9 @@ class Decoder(nn.Module):
         dtype = jnp.promote_types(h.dtype, jnp.float32)
         return jnp.matmul(h, self.unembedding.astype(h.dtype), preferred_element_type=dtype)
 
-    def __call__(self, tokens: jax.Array, fast: FastWeights) -> tuple[jax.Array, FastWeights]:
-        h, fast = self.blocks(self.embed(tokens), fast)
-        return self.unembed(h), fast
+    def __call__(self, tokens: jax.Array, state: State) -> tuple[jax.Array, State]:
+        h, state = self.blocks(self.embed(tokens), state)
+        return self.unembed(h), state
 
 
 class Block(nn.Module):
@@ -77,13 +84,16 @@ class Block(nn.Module):
     mixer: str
 
     @nn.compact
-    def __call__(self, h: jax.Array, state: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(
+        self, h: jax.Array, state: BlockState | None
+    ) -> tuple[jax.Array, BlockState | None]:
         c = self.config
         x = RMSNorm(c.norm_eps, name="mixer_norm")(h)
         if self.mixer == "attention":
-            y = Attention(c.attention, c.norm_eps, name="mixer")(x)
+            assert state is None or isinstance(state, KeyValues)
+            y, state = Attention(c.attention, c.norm_eps, name="mixer")(x, state)
         else:
-            assert state is not None, f"{self.name} needs fast weights"
+            assert isinstance(state, jax.Array | GatedDeltaNetState), f"{self.name}: fast weights?"
             y, state = GatedDeltaNet(c.gated_delta_net, c.norm_eps, name="mixer")(x, state)
         h = h + y
         x = RMSNorm(c.norm_eps, name="mlp_norm")(h)
@@ -109,6 +119,57 @@ def initial_fast_weights(config: ModelConfig, batch: int) -> FastWeights:
         for i, mixer in enumerate(config.pattern)
         if mixer == "gated_delta_net"
     }
+
+
+def with_cache(
+    config: ModelConfig, fast: FastWeights, batch: int, *, span: int, kept: int, room: int
+) -> State:
+    """These fast weights and an empty cache: the state of blocks that will go on within a text.
+
+    Args:
+      fast: fast weights by block name, of `batch` sequences.
+      span: L; a token attends to the newest L tokens, itself included.
+      kept: slots for tokens of earlier windows: L - 1, or 0 where `evict` is not called.
+      room: slots for tokens of this window.
+    """
+    a, g = config.attention, config.gated_delta_net
+    dtype = activation_dtype(config)
+    cache = jnp.zeros((batch, kept + room, a.kv_heads, a.head_dim), dtype)
+    at = jnp.full((), kept, jnp.int32)
+    features = (g.key_heads * g.key_dim,) * 2 + (g.value_heads * g.value_dim,)
+    state: State = {}
+    for i, mixer in enumerate(config.pattern):
+        name = block_name(i, mixer)
+        if mixer == "attention":
+            state[name] = KeyValues(cache, cache, start=at, end=at, span=span)
+        else:
+            q, k, v = (jnp.zeros((batch, g.conv_width - 1, size), dtype) for size in features)
+            state[name] = GatedDeltaNetState(fast[name], (q, k, v))
+    return state
+
+
+def evict(config: ModelConfig, state: State) -> State:
+    """Ends a window: of a cache, only what the next token can attend to is left."""
+    theta = config.attention.rope_theta
+    return {
+        name: block.newest(block.span - 1, theta) if isinstance(block, KeyValues) else block
+        for name, block in state.items()
+    }
+
+
+def next_pass(before: State, after: State) -> State:
+    """The state in which a window is read once more.
+
+    Fast weights are those that the last pass left; what is remembered of earlier tokens otherwise
+    is as it was before the window.
+    """
+
+    def block(old: BlockState, new: BlockState) -> BlockState:
+        if isinstance(old, GatedDeltaNetState) and isinstance(new, GatedDeltaNetState):
+            return old.replace(fast=new.fast)
+        return old if isinstance(old, KeyValues) else new
+
+    return {name: block(before[name], after[name]) for name in before}
 
 
 def init(config: ModelConfig, key: jax.Array) -> Parameters:
@@ -141,10 +202,10 @@ def embed(config: ModelConfig, params: Parameters, tokens: jax.Array) -> jax.Arr
 
 
 def blocks(
-    config: ModelConfig, params: Parameters, h: jax.Array, fast: FastWeights
-) -> tuple[jax.Array, FastWeights]:
-    """One pass of all blocks over one window: `h [B, L, D]` and the fast weights, both renewed."""
-    return _apply(config, params, "blocks", h, fast)
+    config: ModelConfig, params: Parameters, h: jax.Array, state: State
+) -> tuple[jax.Array, State]:
+    """One pass of all blocks over one window: `h [B, L, D]` and the state, both renewed."""
+    return _apply(config, params, "blocks", h, state)
 
 
 def unembed(config: ModelConfig, params: Parameters, h: jax.Array) -> jax.Array:

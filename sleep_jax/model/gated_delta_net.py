@@ -7,6 +7,7 @@ As defined by Yang, Kautz, Hatamizadeh (arXiv 2412.06464) and implemented for Qw
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from pallas_kernels import gated_delta_rule
 from sleep_jax.config import GatedDeltaNetConfig
@@ -15,18 +16,36 @@ from sleep_jax.model.layers import Linear, normalise_rms, parameter
 L2_EPS = 1e-6
 
 
-class GatedDeltaNet(nn.Module):
-    """`(x [B, L, D], state [B, Hv, Dk, Dv]) -> (y [B, L, D], state)`; the state is float32.
+class GatedDeltaNetState(struct.PyTreeNode):
+    """What a block needs to go on in the middle of a text: more than its fast weights.
 
-    The short convolution starts from zeros in every window: only the fast weights cross it.
+    `fast` is `[B, Hv, Dk, Dv]` float32, `tails` the last width - 1 inputs of the convolutions of
+    query, key and value, each `[B, width - 1, features]`.
+    """
+
+    fast: jax.Array
+    tails: tuple[jax.Array, ...]
+
+
+class GatedDeltaNet(nn.Module):
+    """`(x [B, L, D], state) -> (y [B, L, D], state)`.
+
+    The state is the fast weights alone, `[B, Hv, Dk, Dv]` float32, and the short convolution starts
+    from zeros: nothing else crosses into this window. With a `GatedDeltaNetState` it goes on.
     """
 
     config: GatedDeltaNetConfig
     norm_eps: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: jax.Array, state: jax.Array | GatedDeltaNetState
+    ) -> tuple[jax.Array, jax.Array | GatedDeltaNetState]:
         c = self.config
+        if isinstance(state, GatedDeltaNetState):
+            fast, tails = state.fast, state.tails
+        else:
+            fast, tails = state, None
         key_size, value_size = c.key_heads * c.key_dim, c.value_heads * c.value_dim
 
         heads, gates = ("embed", "heads"), ("embed", "gates")
@@ -41,9 +60,12 @@ class GatedDeltaNet(nn.Module):
             ),
             name="in",
         )(x)
+        inputs = (q, k, v)
         q, k, v = (
-            nn.silu(ShortConvolution(c.conv_width, name=f"{name}_convolution")(y))
-            for name, y in (("query", q), ("key", k), ("value", v))
+            nn.silu(ShortConvolution(c.conv_width, name=f"{name}_convolution")(y, tail))
+            for name, y, tail in zip(
+                ("query", "key", "value"), inputs, tails or (None,) * 3, strict=True
+            )
         )
         q, k = (y.reshape(*x.shape[:-1], c.key_heads, c.key_dim) for y in (q, k))
         v = v.reshape(*x.shape[:-1], c.value_heads, c.value_dim)
@@ -51,27 +73,36 @@ class GatedDeltaNet(nn.Module):
 
         beta = jax.nn.sigmoid(_float32(b))
         beta = 2.0 * beta if c.negative_eigenvalues else beta
-        y, state = gated_delta_rule(q, k, v, Decay(name="decay")(a), beta, state)
+        y, fast = gated_delta_rule(q, k, v, Decay(name="decay")(a), beta, fast)
 
         scale = parameter(self, "norm_scale", nn.initializers.ones, ("norm",), (c.value_dim,))
         y = normalise_rms(y, self.norm_eps) * scale * nn.silu(_float32(gate.reshape(v.shape)))
         y = y.astype(x.dtype).reshape(*x.shape[:-1], value_size)
         (y,) = Linear((("output", x.shape[-1], ("heads", "embed")),), name="out")(y)
-        return y, state
+        if tails is None:
+            return y, fast
+        joined = (jnp.concatenate(pair, axis=1) for pair in zip(tails, inputs, strict=True))
+        return y, GatedDeltaNetState(fast, tuple(z[:, x.shape[1] :] for z in joined))
 
 
 class ShortConvolution(nn.Module):
-    """Causal depthwise convolution, `[B, L, D] -> [B, L, D]`; kernel `[width, D]`, last is now."""
+    """Causal depthwise convolution, `[B, L, D] -> [B, L, D]`; kernel `[width, D]`, last is now.
+
+    `before`, `[B, width - 1, D]`, are the inputs ahead of x; zeros without it.
+    """
 
     width: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, before: jax.Array | None = None) -> jax.Array:
         bound = self.width**-0.5  # PyTorch's Conv1d default, which Yang et al. use
         kernel = parameter(
             self, "kernel", _uniform(-bound, bound), ("conv", "heads"), (self.width, x.shape[-1])
         ).astype(x.dtype)
-        padded = jnp.pad(x, ((0, 0), (self.width - 1, 0), (0, 0)))
+        if before is None:
+            padded = jnp.pad(x, ((0, 0), (self.width - 1, 0), (0, 0)))
+        else:
+            padded = jnp.concatenate([before, x], axis=1)
         taps = (padded[:, i : i + x.shape[1]] * kernel[i] for i in range(self.width))
         return sum(taps, start=jnp.zeros_like(x))
 

@@ -74,11 +74,16 @@ class SwiGLU(nn.Module):
         return y
 
 
-def rotate(x: jax.Array, theta: float) -> jax.Array:
-    """RoPE on `[B, L, H, D]`, positions 0..L-1 of this window; halves are paired as in Llama."""
+def rotate(x: jax.Array, theta: float, positions: jax.Array | None = None) -> jax.Array:
+    """RoPE on `[B, L, H, D]`; halves are paired as in Llama.
+
+    Positions are `[L]`, by default 0..L-1 of this window. To turn twice is to add positions.
+    """
     length, dim = x.shape[1], x.shape[-1]
     frequency = theta ** (-jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
-    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency
+    if positions is None:
+        positions = jnp.arange(length, dtype=jnp.float32)
+    angle = positions.astype(jnp.float32)[:, None] * frequency
     cos, sin = jnp.cos(angle)[:, None, :], jnp.sin(angle)[:, None, :]
     first, second = jnp.split(x, 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

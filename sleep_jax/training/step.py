@@ -55,14 +55,15 @@ def predict(model: ModelConfig, loop: SleepConfig, params: Any, batch: Batch) ->
     """
     bound = sleep.bind(model, params)
     context, tokens = batch["context"], batch["tokens"]
-    fast = decoder.initial_fast_weights(model, context.shape[0])
+    windows = (context.shape[-1], tokens.shape[-1])
+    state = sleep.initial_state(model, loop, context.shape[0], windows)
     if loop.cache == "keep":
         rows, windows, length = tokens.shape
         whole = jnp.concatenate([context.reshape(rows, -1), tokens.reshape(rows, -1)], axis=1)
-        logits, _ = sleep.wake(bound, whole[:, None], fast)
+        logits, _ = sleep.wake(bound, whole[:, None], state)
         return logits[:, 0, -windows * length :].reshape(rows, windows, length, -1)
-    fast = sleep.read(bound, context, fast, loop)
-    logits, _ = sleep.wake(bound, tokens, fast)
+    state = sleep.read(bound, context, state, loop)
+    logits, _ = sleep.wake(bound, tokens, state)
     return logits
 
 

@@ -131,7 +131,8 @@ def _forward(case: Case) -> Callable[[dict, dict], dict[str, Any]]:
         case "gated_delta_rule":
             return lambda _, inputs: dict(zip(("y", "state"), _rule(**inputs), strict=True))
         case "attention":
-            return of(Attention(AttentionConfig(**sizes), eps))
+            layer = Attention(AttentionConfig(**sizes), eps)
+            return lambda params, inputs: {"y": layer.apply({"params": params}, inputs["x"])[0]}
         case "swiglu":
             return of(SwiGLU(**sizes))
         case "rms_norm":

@@ -1,0 +1,223 @@
+"""Sliding-window eviction against an ordinary hybrid run over the whole sequence at once."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sleep_jax import flops, sleep
+from sleep_jax.config import SleepConfig
+from sleep_jax.model import decoder
+from sleep_jax.training.step import predict
+from tests import tiny
+from tests.test_flops import compiled_flops
+
+PATTERN = ("attention", "gated_delta_net", "attention")
+MODEL = dataclasses.replace(tiny.MODEL, pattern=PATTERN)
+SLIDE = SleepConfig(cache="slide")
+BATCH = 2
+
+
+@functools.cache
+def params_of(model):
+    return jax.jit(functools.partial(decoder.init, model))(jax.random.key(0))
+
+
+def batch_of(windows, length, predictions=1, answer=1):
+    keys = jax.random.split(jax.random.key(length))
+    return {
+        "context": jax.random.randint(keys[0], (BATCH, windows, length), 0, 3),
+        "tokens": jax.random.randint(keys[1], (BATCH, predictions, answer), 0, 3),
+    }
+
+
+# The ordinary hybrid: whole sequence, banded mask, one recurrence. Nothing of sleep_jax in it.
+
+
+def rms(x, eps):
+    return x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + eps)
+
+
+def silu(x):
+    return x / (1 + jnp.exp(-x))
+
+
+def turned(x, theta):
+    """RoPE with absolute positions, as products of complex numbers."""
+    half = x.shape[-1] // 2
+    angle = jnp.arange(x.shape[1])[:, None] / theta ** (jnp.arange(half) / half)
+    z = (x[..., :half] + 1j * x[..., half:]) * jnp.exp(1j * angle)[:, None]
+    return jnp.concatenate([z.real, z.imag], -1)
+
+
+def swa(p, c, x, span):
+    def heads(name):
+        y = (x @ p["in"][name]).reshape(*x.shape[:2], -1, c.head_dim)
+        return jnp.repeat(y, c.heads // y.shape[2], axis=2)
+
+    q, k, v = (heads(name) for name in ("query", "key", "value"))
+    scores = jnp.einsum("bihd,bjhd->bhij", turned(q, c.rope_theta), turned(k, c.rope_theta))
+    back = jnp.arange(x.shape[1])[:, None] - jnp.arange(x.shape[1])
+    weights = jnp.where((back >= 0) & (back < span), jnp.exp(scores / c.head_dim**0.5), 0)
+    weights = weights / weights.sum(-1, keepdims=True)
+    return jnp.einsum("bhij,bjhd->bihd", weights, v).reshape(*x.shape[:2], -1) @ p["out"]["output"]
+
+
+def gdn(p, c, x, eps):
+    def convolved(name):
+        y, kernel = x @ p["in"][name], p[f"{name}_convolution"]["kernel"]
+        padded = jnp.concatenate([jnp.zeros_like(y[:, : c.conv_width - 1]), y], axis=1)
+        out = sum(padded[:, i : i + y.shape[1]] * kernel[i] for i in range(c.conv_width))
+        size = c.value_dim if name == "value" else c.key_dim
+        out = silu(out).reshape(*x.shape[:2], -1, size)
+        return jnp.repeat(out, c.value_heads // out.shape[2], axis=2)
+
+    def unit(y):
+        return y / jnp.sqrt(jnp.sum(y**2, -1, keepdims=True) + 1e-6)
+
+    q, k, v = (convolved(name) for name in ("query", "key", "value"))
+    q, k = unit(q) / c.key_dim**0.5, unit(k)
+    rate = jnp.logaddexp(x @ p["in"]["alpha"] + p["decay"]["dt_bias"], 0)
+    alpha = jnp.exp(-jnp.exp(p["decay"]["A_log"]) * rate)
+    beta = 1 / (1 + jnp.exp(-(x @ p["in"]["beta"])))
+
+    def token(S, now):
+        q, k, v, alpha, beta = now
+        S = alpha[..., None, None] * S
+        error = v - jnp.einsum("bhk,bhkv->bhv", k, S)
+        S = S + jnp.einsum("bh,bhk,bhv->bhkv", beta, k, error)
+        return S, jnp.einsum("bhk,bhkv->bhv", q, S)
+
+    S = jnp.zeros((x.shape[0], c.value_heads, c.key_dim, c.value_dim))
+    _, o = jax.lax.scan(token, S, [y.swapaxes(0, 1) for y in (q, k, v, alpha, beta)])
+    gate = silu(x @ p["in"]["gate"]).reshape(v.shape)
+    y = rms(o.swapaxes(0, 1), eps) * p["norm_scale"] * gate
+    return y.reshape(*x.shape[:2], -1) @ p["out"]["output"]
+
+
+def ordinary_hybrid(params, model, tokens, span):
+    """Logits of every token, `[B, T, V]`."""
+    h = params["embedding"][tokens]
+    for i, mixer in enumerate(model.pattern):
+        p = params[f"block_{i:02d}_{mixer}"]
+        x = rms(h, model.norm_eps) * p["mixer_norm"]["scale"]
+        if mixer == "attention":
+            h = h + swa(p["mixer"], model.attention, x, span)
+        else:
+            h = h + gdn(p["mixer"], model.gated_delta_net, x, model.norm_eps)
+        x, mlp = rms(h, model.norm_eps) * p["mlp_norm"]["scale"], p["mlp"]
+        h = h + (silu(x @ mlp["in"]["gate"]) * (x @ mlp["in"]["up"])) @ mlp["out"]["down"]
+    return rms(h, model.norm_eps) * params["final_norm"]["scale"] @ params["unembedding"]
+
+
+@jax.jit
+def expected(params, batch):
+    context, tokens = batch["context"], batch["tokens"]
+    whole = jnp.concatenate([x.reshape(BATCH, -1) for x in (context, tokens)], axis=1)
+    logits = ordinary_hybrid(params, MODEL, whole, context.shape[-1])
+    return logits[:, -tokens[0].size :].reshape(*tokens.shape, -1)
+
+
+@pytest.mark.parametrize(
+    "windows, length, predictions, answer",
+    [
+        (4, 6, 1, 6),
+        (3, 2, 1, 5),  # a window shorter than the convolution and than the answer
+        (2, 5, 3, 3),  # prediction windows are one text as well
+        (3, 1, 1, 2),  # nothing is kept
+    ],
+)
+def test_one_pass_is_an_ordinary_hybrid_of_sliding_window_attention(
+    windows, length, predictions, answer
+):
+    params, batch = params_of(MODEL), batch_of(windows, length, predictions, answer)
+    got = jax.jit(functools.partial(predict, MODEL, SLIDE))(params, batch)
+    np.testing.assert_allclose(got, expected(params, batch), rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_one_pass_is_that_of_the_ordinary_hybrid():
+    params, batch = params_of(MODEL), batch_of(3, 4, answer=3)
+    weights = jax.random.normal(jax.random.key(5), (BATCH, 1, 3, MODEL.vocab_size))
+
+    def loss(logits, params):
+        return jnp.sum(weights * jax.nn.log_softmax(logits(params)))
+
+    want = jax.jit(jax.grad(functools.partial(loss, lambda p: expected(p, batch))))(params)
+    got = jax.jit(jax.grad(functools.partial(loss, lambda p: predict(MODEL, SLIDE, p, batch))))(
+        params
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), got, want)
+
+
+def test_passes_see_what_was_kept_before_the_window_and_keep_what_the_last_one_made():
+    params, tokens = params_of(MODEL), batch_of(2, 5)["context"]
+    model = sleep.Model(*(jax.jit(f) for f in sleep.bind(MODEL, params)))
+    first = sleep.read(
+        model, tokens[:, :1], sleep.initial_state(MODEL, SLIDE, BATCH, (5, 1)), SLIDE
+    )
+    h, state, kept = model.embed(tokens[:, 1]), first, {}
+    for _ in range(3):
+        h, after = model.blocks(h, state)
+        # By hand, and not by decoder.next_pass: only the fast weights go into the next pass.
+        state, kept = {}, after
+        for name, block in first.items():
+            fast = {"fast": after[name].fast} if "gated_delta_net" in name else {}
+            state[name] = block.replace(**fast)
+    got = sleep.sleep(model, model.embed(tokens[:, 1]), first, passes=3)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got, model.evict(kept)
+    )
+    one = sleep.sleep(model, model.embed(tokens[:, 1]), first, passes=1)
+    name = "block_01_gated_delta_net"
+    assert np.max(np.abs(got[name].fast - one[name].fast)) > 1e-3
+    name = "block_02_attention"
+    assert np.max(np.abs(got[name].keys - one[name].keys)) > 1e-3
+
+
+def test_with_fast_weights_held_a_token_is_seen_for_one_window_and_no_longer():
+    """One attention block; no convolution, whose tail would carry what its tokens had seen.
+
+    One pass: the next one reads features that have seen L tokens, as a second block would.
+    """
+    rule = dataclasses.replace(MODEL.gated_delta_net, conv_width=1)
+    model_config = dataclasses.replace(MODEL, pattern=PATTERN[:2], gated_delta_net=rule)
+    bound, length = sleep.bind(model_config, params_of(model_config)), 4
+    tokens = batch_of(3, length)["tokens"]
+
+    def blocks(h, state):
+        h, state = bound.blocks(h, state)
+        name = "block_01_gated_delta_net"
+        return h, {**state, name: jax.lax.stop_gradient(state[name])}
+
+    def prediction(embedded):
+        windows = jnp.broadcast_to(jnp.arange(3)[None, :, None], (BATCH, 3, 1))
+        model = bound._replace(embed=lambda tokens: embedded[:, tokens[0, 0]], blocks=blocks)
+        state = sleep.initial_state(model_config, SLIDE, BATCH, (length, 1))
+        return jnp.sum(sleep.wake(bound, tokens, sleep.read(model, windows, state, SLIDE))[0] ** 2)
+
+    context = bound.embed(batch_of(3, length)["context"])
+    gradient = jnp.max(jnp.abs(jax.jit(jax.grad(prediction))(context)), axis=(0, 3)).reshape(-1)
+    assert np.all(gradient[-(length - 1) :] > 0) and np.all(gradient[: -(length - 1)] == 0)
+
+
+def test_a_sliding_window_costs_the_keys_it_keeps(monkeypatch):
+    """Two passes more, counted by the compiler, as in test_flops.py."""
+    monkeypatch.setattr("sleep_jax.sleep.lax.scan", functools.partial(jax.lax.scan, unroll=True))
+    wide = dataclasses.replace(tiny.MODEL, d_model=128, mlp_hidden=32, pattern=PATTERN[:2])
+    wide = dataclasses.replace(wide, attention=dataclasses.replace(wide.attention, head_dim=256))
+
+    def more_passes(cache):
+        def counts(passes):
+            config = dataclasses.replace(
+                tiny.run_config(), model=wide, sleep=SleepConfig(passes, remat="none", cache=cache)
+            )
+            return flops.forward_flops(config, passes), compiled_flops(config)
+
+        return [three - one for one, three in zip(counts(1), counts(3), strict=True)]
+
+    (ours, theirs), (ours_evicted, _) = more_passes("slide"), more_passes("evict")
+    assert 0.95 < ours / theirs < 1.05
+    assert ours > 1.05 * ours_evicted
