@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import binary, cli
+from experiments import binary, cli, presets
 from experiments.presets import CPU_XLA_FLAGS, Preset
 from sleep_jax.config import (
     AttentionConfig,
@@ -57,36 +57,9 @@ def cpu() -> Preset:
 
 def smoke() -> Preset:
     """Every part of the real thing, too short to learn. Used by the tests."""
-    preset = cpu()
     task = DepoConfig(nodes=4, names_vocab=8, max_name_length=1, max_hops=2, pairs=2, window=4)
-    model = ModelConfig(
-        pattern=("attention", "gated_delta_net"),
-        d_model=16,
-        mlp_hidden=16,
-        vocab_size=task.vocab_size,
-        attention=AttentionConfig(heads=2, kv_heads=1, head_dim=8),
-        gated_delta_net=GatedDeltaNetConfig(key_heads=1, value_heads=2, key_dim=8, value_dim=8),
-    )
-    train = TrainConfig(
-        batch_size=8,
-        tokens=8 * 16 * 12,
-        log_every=4,
-        checkpoint_every=5,
-        evaluations=3,
-        evaluation_sequences=64,
-        curve_sequences=32,
-    )
-    return dataclasses.replace(
-        preset,
-        config=dataclasses.replace(preset.config, model=model, task=task, train=train),
-        passes=(1, 2),
-        depths={2: (0, 1)},
-        match=("tokens",),
-        matched_seeds=(0,),
-        xla_flags="--xla_backend_optimization_level=0",
-        flops_per_second=2e8,
-        basis="0.2 GFLOP/s a core at this size; compilation dominates",
-    )
+    small = presets.shrink(cpu(), task)
+    return dataclasses.replace(small, match=("tokens",), depths={2: (0,)})
 
 
 def paper() -> Preset:

@@ -18,6 +18,7 @@ from sleep_jax.config import (
 )
 from sleep_jax.errors import UserError
 from sleep_jax.tasks.rule110 import Rule110Config
+from sleep_jax.tasks.task import Task
 
 # LLVM's cheaper pipeline: compiles a quarter faster here, and the code is no slower.
 CPU_XLA_FLAGS = "--xla_backend_optimization_level=1"
@@ -81,34 +82,35 @@ def smoke() -> Preset:
 
     Two cores of an AMD EPYC (Milan): under a minute. Expected: every row at the floor.
     """
-    preset = cpu()
+    small = shrink(cpu(), Rule110Config(width=7, window=7, strings=4, rollout_steps=1))
+    return dataclasses.replace(small, match=("tokens", "blocks", "width"), depths={1: (0, 1)})
+
+
+def shrink(preset: Preset, task: Task) -> Preset:
+    """The preset on another task, with a tiny model and 12 steps of 8 sequences; one seed each."""
     model = dataclasses.replace(
         preset.config.model,
+        pattern=("attention", "gated_delta_net"),
         d_model=16,
         mlp_hidden=16,
+        vocab_size=task.vocab_size,
         attention=AttentionConfig(heads=2, kv_heads=1, head_dim=8),
         gated_delta_net=GatedDeltaNetConfig(key_heads=1, value_heads=2, key_dim=8, value_dim=8),
     )
     train = TrainConfig(
         batch_size=8,
-        tokens=8 * 32 * 12,
         log_every=4,
         checkpoint_every=5,
         evaluations=3,
         evaluation_sequences=64,
         curve_sequences=32,
     )
+    config = dataclasses.replace(preset.config, model=model, task=task, train=train)
+    train = dataclasses.replace(train, tokens=12 * config.tokens_per_step)
     return dataclasses.replace(
         preset,
-        config=dataclasses.replace(
-            preset.config,
-            model=model,
-            task=Rule110Config(width=7, window=7, strings=4),
-            train=train,
-        ),
+        config=dataclasses.replace(config, train=train),
         passes=(1, 2),
-        depths={1: (0, 1)},
-        match=("tokens", "blocks", "width"),
         matched_seeds=(0,),
         evicted_seeds=(0,),
         full_cache_seeds=(0,),
