@@ -117,7 +117,7 @@ def _state(
             statement = _draw_statement(rng, quantity, edges, number_range)
             values[quantity] = _evaluate(statement, values)
             slopes[quantity] = 1 if quantity == hidden else _slope(statement, slopes)
-            statements.append(Statement(hidden) if quantity == hidden else statement)
+            statements.append(Statement(quantity) if quantity == hidden else statement)
         if not 0 < values[quantity] <= LARGEST_VALUE:
             return None
     if hidden is not None:
