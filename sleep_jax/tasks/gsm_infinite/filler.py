@@ -16,9 +16,10 @@ from sleep_jax.tasks.gsm_infinite.problem import Problem, Statement
 from sleep_jax.tasks.gsm_infinite.themes import Theme
 
 _HUB_PROBABILITY = 0.1  # That a statement depends on the total of the first place of filler.
-_PER_PLACE = 40  # Statements about a place before there is another one.
-_LAST_TOKENS = 90  # That the last one or two statements, of some 20 to 45 tokens each, make up.
-_LAST_TRIES = 64  # Statements drawn to find them.
+_PER_PLACE = 48  # Statements about a place before there is another one.
+# Statements have some 18 to 50 tokens; any sum in this range is easily made up of two of them.
+_LAST_TWO = (55, 76)
+_LAST_TRIES = 128  # Statements drawn to find them.
 
 
 def draw_filler(
@@ -28,7 +29,7 @@ def draw_filler(
     encode: Callable[[Statement], list[int]],
     tokens: int,
 ) -> list[list[int]]:
-    """Draws filler of exactly `tokens` tokens; of fewer only where no statement is short enough.
+    """Draws filler of exactly `tokens` tokens; where fewer than 55 are asked for, not always.
 
     Args:
         rng: the only source of chance.
@@ -42,9 +43,12 @@ def draw_filler(
     """
     drawn = map(encode, _statements(rng, theme, problem))
     chosen: list[list[int]] = []
-    while tokens > _LAST_TOKENS:
-        chosen.append(next(drawn))
-        tokens -= len(chosen[-1])
+    fewest, most = _LAST_TWO
+    while tokens > most:
+        ids = next(drawn)
+        if tokens - len(ids) >= fewest:
+            chosen.append(ids)
+            tokens -= len(ids)
     by_length: dict[int, list[int]] = {}
     while True:
         for ids in itertools.islice(drawn, _LAST_TRIES):

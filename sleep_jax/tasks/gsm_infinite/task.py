@@ -136,8 +136,9 @@ class GsmInfiniteConfig:
 
         Returns:
             "context" int32 `[B, C, L]`: end-of-text tokens as padding, question, statements.
-                The text has exactly `target_length` tokens, or, where no statement of filler was
-                short enough for the last gap, fewer by less than one statement.
+                The text has exactly `target_length` tokens; where the problem alone leaves fewer
+                than 55, and no filler fits, it may lack up to 20 (at 256 one example in eight
+                does, at 2000 none).
             "tokens" int32 `[B, 1, A]`: prompt and digits, then padding.
             "targets" int32 `[B, 1, A]`: the same, one token on, with end of text after the digits.
             "mask" float32 `[B, 1, A]`: 1 for the digits and the end of text.
