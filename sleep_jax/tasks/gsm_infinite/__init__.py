@@ -1,0 +1,1 @@
+"""GSM-Infinite: arithmetic word problems of a chosen number of operations, hidden in filler."""

@@ -1,0 +1,284 @@
+"""GSM-Infinite as a task: a long word problem is read and evicted, then its answer is asked.
+
+The context is the question, then all statements in random order, those that matter among filler.
+The prediction window is `Answer: `, the digits of the answer and end of text; no reasoning is
+written down. The depth is the number of operations.
+"""
+
+import collections
+import dataclasses
+import functools
+import itertools
+import random
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sleep_jax.errors import UserError
+from sleep_jax.tasks.gsm_infinite import text, tokens
+from sleep_jax.tasks.gsm_infinite.filler import draw_filler
+from sleep_jax.tasks.gsm_infinite.problem import LARGEST_VALUE, Problem, Statement, draw_problem
+from sleep_jax.tasks.gsm_infinite.themes import THEMES, Theme
+from sleep_jax.tasks.rule110 import TEST, TRAIN, VALIDATION
+
+Batch = dict[str, np.ndarray]
+
+_DIFFICULTIES = ("medium", "hard", "both")
+_MODES = ("forward", "reverse", "both")
+_MOST_OPERATIONS = 16
+# Below, too few problems fit; above, filler could run out.
+_SHORTEST, _LONGEST = 192, 12_288
+_MOST_NUMBERS = 10
+_MARGINAL_EXAMPLES = 4096  # Training examples from which the constant answers are learned.
+
+
+@dataclasses.dataclass(frozen=True)
+class GsmInfiniteConfig:
+    """Settings of the task.
+
+    Attributes:
+        difficulty: "medium" (counts and their totals), "hard" (averages and products too) or
+            "both", drawn evenly.
+        modes: "forward" (find what follows), "reverse" (find the constant that leads to what is
+            told) or "both", drawn evenly.
+        min_operations, max_operations: the depth is uniform between them. As in the original no
+            medium problem has one operation; under "both" those are all hard.
+        target_length: tokens of the question and all statements.
+        window: L, tokens per context window; the context is padded on its left to whole windows.
+        number_range: constants are 1..number_range-1.
+        tokenizer: "qwen2.5", that of Qwen 2.5 and of Jet-Nemotron.
+        vocabulary: "compact" (only the ids in use, renumbered, for models trained from scratch) or
+            "full" (the tokenizer's own ids, for pretrained models).
+    """
+
+    name: ClassVar[str] = "gsm_infinite"
+
+    difficulty: str = "both"
+    modes: str = "both"
+    min_operations: int = 1
+    max_operations: int = 8
+    target_length: int = 2000
+    window: int = 2000
+    number_range: int = 5
+    tokenizer: str = "qwen2.5"
+    vocabulary: str = "compact"
+
+    def validate(self) -> None:
+        """Checks every field.
+
+        Raises:
+            UserError: names the field, its value and what is allowed.
+        """
+        for name, allowed in (
+            ("difficulty", _DIFFICULTIES),
+            ("modes", _MODES),
+            ("tokenizer", tokens.TOKENIZERS),
+            ("vocabulary", tokens.VOCABULARIES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UserError(
+                    f"task.{name}={getattr(self, name)!r}: must be one of {', '.join(allowed)}"
+                )
+        fewest = 2 if self.difficulty == "medium" else 1
+        for name, low, high in (
+            ("min_operations", fewest, _MOST_OPERATIONS),
+            ("max_operations", self.min_operations, _MOST_OPERATIONS),
+            ("target_length", _SHORTEST, _LONGEST),
+            ("window", 1, self.target_length),
+            ("number_range", 3, _MOST_NUMBERS),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"task.{name}={getattr(self, name)}: must be in {low}..{high}")
+
+    @property
+    def label(self) -> str:
+        return (
+            f"{self.difficulty}-{self.modes}-op{self.min_operations}to{self.max_operations}"
+            f"-T{self.target_length}-L{self.window}"
+        )
+
+    def setting(self) -> dict[str, Any]:
+        names = ("difficulty", "modes", "min_operations", "max_operations", "target_length")
+        return {name: getattr(self, name) for name in (*names, "window")}
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids.
+
+        Raises:
+            UserError: the tokenizer's package is not installed.
+        """
+        return self._vocabulary.size
+
+    @property
+    def context_windows(self) -> int:
+        """C, windows that hold `target_length` tokens."""
+        return -(-self.target_length // self.window)
+
+    @property
+    def answer_length(self) -> int:
+        """A: the prompt and the digits of the largest answer; end of text is only a target."""
+        return len(self._vocabulary.encode(text.ANSWER_PROMPT)) + len(str(LARGEST_VALUE))
+
+    @property
+    def _vocabulary(self) -> tokens.Vocabulary:
+        return tokens.vocabulary(self.tokenizer, self.vocabulary)
+
+    def sample(self, seed: int, split: int, start: int, count: int) -> Batch:
+        """Examples start .. start+count-1; each is a pure function of (seed, split, its index).
+
+        Args:
+            seed: in 0 .. 2^64-1.
+            split: TRAIN, VALIDATION or TEST; each has a random stream of its own.
+            start: index of the first example, at least 0.
+            count: B, number of examples, at least 1.
+
+        Returns:
+            "context" int32 `[B, C, L]`: end-of-text tokens as padding, question, statements.
+                The text has exactly `target_length` tokens; where the problem alone leaves fewer
+                than 55, and no filler fits, it may lack up to 20 (at 256 one example in eight
+                does, at 2000 none).
+            "tokens" int32 `[B, 1, A]`: prompt and digits, then padding.
+            "targets" int32 `[B, 1, A]`: the same, one token on, with end of text after the digits.
+            "mask" float32 `[B, 1, A]`: 1 for the digits and the end of text.
+            "answer" int32 `[B, 1, A]`: 0 where the mask is 1, else -1.
+            "depth" int32 `[B, 1]`: operations.
+
+        Raises:
+            UserError: the config is invalid, the seed is out of range, or the tokenizer's package
+                is not installed.
+            ValueError: split, start or count is out of range.
+        """
+        self.validate()
+        if not 0 <= seed < 2**64:
+            raise UserError(f"seed={seed}: must be in 0..2^64-1")
+        if split not in (TRAIN, VALIDATION, TEST) or start < 0 or count < 1:
+            raise ValueError(f"bad range: {split=}, {start=}, {count=}")
+        vocabulary = self._vocabulary
+        prompt = vocabulary.encode(text.ANSWER_PROMPT)
+        shape = (count, self.answer_length)
+        width = self.context_windows * self.window
+        context = np.full((count, width), vocabulary.end_of_text, np.int32)
+        inputs, targets = (np.full(shape, vocabulary.end_of_text, np.int32) for _ in range(2))
+        mask = np.zeros(shape, np.float32)
+        depth = np.zeros((count, 1), np.int32)
+        for row in range(count):
+            example = _draw_example(self, seed, split, start + row)
+            ids = _context_ids(self, example)
+            context[row, width - len(ids) :] = ids
+            sequence = [*prompt, *self._digits(example.problem.answer)]
+            inputs[row, : len(sequence)] = sequence
+            targets[row, : len(sequence) - 1] = sequence[1:]
+            mask[row, len(prompt) - 1 : len(sequence)] = 1
+            depth[row] = example.problem.operations
+        return {
+            "context": context.reshape(count, self.context_windows, self.window),
+            "tokens": inputs[:, None],
+            "targets": targets[:, None],
+            "mask": mask[:, None],
+            "answer": np.where(mask > 0, 0, -1).astype(np.int32)[:, None],
+            "depth": depth,
+        }
+
+    def _digits(self, answer: int) -> tuple[int, ...]:
+        return self._vocabulary.encode(str(answer))
+
+    def is_reverse(self, batch: Batch) -> NDArray[np.bool_]:
+        """Which examples of a batch are reverse problems, bool `[B]`: an unknown is spoken of."""
+        (unknown,) = self._vocabulary.encode(text.UNKNOWN)
+        return (batch["context"] == unknown).any(axis=(-2, -1))
+
+    def floor(self, batch: Batch) -> dict[str, float]:
+        """What the best constant answer for each depth and mode scores on these very examples.
+
+        The constants are those of `constant_answers`, so they are not fitted to the batch.
+
+        Returns:
+            "exact": share of answers right; "label": share of digits and ends right.
+        """
+        right = self._constant_is_right(batch)
+        scored = batch["mask"] > 0
+        exact = (right | ~scored).all(axis=(-2, -1))
+        return {"exact": float(exact.mean()), "label": float(right[scored].mean())}
+
+    def floor_by_depth(self, batch: Batch) -> dict[int, float]:
+        """The share of answers that `floor` gets right, for each depth of the batch."""
+        right = (self._constant_is_right(batch) | (batch["mask"] == 0)).all(axis=(-2, -1))
+        depth = batch["depth"][:, 0]
+        return {int(d): float(right[depth == d].mean()) for d in np.unique(depth)}
+
+    def _constant_is_right(self, batch: Batch) -> NDArray[np.bool_]:
+        """Where the constant answers have the right target, bool `[B, 1, A]`."""
+        constants = constant_answers(self)
+        start = len(self._vocabulary.encode(text.ANSWER_PROMPT)) - 1
+        guesses = np.full_like(batch["targets"], -1)
+        for row, key in enumerate(
+            zip(batch["depth"][:, 0].tolist(), self.is_reverse(batch).tolist(), strict=True)
+        ):
+            guess = [*self._digits(constants[key]), self._vocabulary.end_of_text]
+            guesses[row, 0, start : start + len(guess)] = guess
+        return guesses == batch["targets"]
+
+
+class _Example(NamedTuple):
+    """A problem, its words, their token ids, and the rng for what is still to be drawn."""
+
+    rng: random.Random
+    theme: Theme
+    problem: Problem
+    question: list[int]
+    statements: list[list[int]]
+
+
+def _draw_example(config: GsmInfiniteConfig, seed: int, split: int, index: int) -> _Example:
+    """Draws the problem of an example, again until it fits into the target length."""
+    words = np.random.Philox(
+        key=np.array([seed, split], np.uint64), counter=np.array([0, index, 0, 0], np.uint64)
+    ).random_raw(4)
+    rng = random.Random(int.from_bytes(words.astype("<u8").tobytes(), "little"))
+    theme = rng.choice(THEMES)
+    operations = rng.randint(config.min_operations, config.max_operations)
+    reverse = {"forward": False, "reverse": True, "both": rng.random() < 0.5}[config.modes]
+    hard = {"medium": False, "hard": True, "both": rng.random() < 0.5 or operations == 1}
+    encode = config._vocabulary.encode_pieces
+    while True:
+        problem = draw_problem(
+            rng,
+            hard=hard[config.difficulty],
+            reverse=reverse,
+            operations=operations,
+            number_range=config.number_range,
+            places=len(theme.own_places),
+            items=len(theme.own_items),
+        )
+        question = encode(text.question(theme, problem.asked))
+        statements = [encode(text.statement(theme, s)) for s in problem.statements]
+        if len(question) + sum(map(len, statements)) <= config.target_length:
+            return _Example(rng, theme, problem, question, statements)
+
+
+def _context_ids(config: GsmInfiniteConfig, example: _Example) -> list[int]:
+    """The ids of the question and of all statements, filler among them, shuffled."""
+
+    def encode(statement: Statement) -> list[int]:
+        return config._vocabulary.encode_pieces(text.statement(example.theme, statement))
+
+    room = config.target_length - len(example.question) - sum(map(len, example.statements))
+    filler = draw_filler(example.rng, example.theme, example.problem, encode, room)
+    statements = example.statements + filler
+    example.rng.shuffle(statements)
+    return list(itertools.chain(example.question, *statements))
+
+
+@functools.cache
+def constant_answers(config: GsmInfiniteConfig) -> dict[tuple[int, bool], int]:
+    """The commonest answer for each (operations, reverse), over fixed training examples."""
+    counts: dict[tuple[int, bool], collections.Counter[int]] = collections.defaultdict(
+        collections.Counter
+    )
+    for index in range(_MARGINAL_EXAMPLES):
+        problem = _draw_example(config, 0, TRAIN, index).problem
+        counts[problem.operations, problem.reverse][problem.answer] += 1
+    # The smallest of those tied, whatever their order of appearance.
+    return {key: min(c, key=lambda answer: (-c[answer], answer)) for key, c in counts.items()}
