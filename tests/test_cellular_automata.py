@@ -208,7 +208,10 @@ def test_an_unknown_experiment_lists_the_known_ones():
         [sys.executable, "-m", "experiments", "dreams"], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 2
-    assert result.stderr == "error: EXP=dreams is unknown; allowed: cellular_automata\n"
+    assert (
+        result.stderr
+        == "error: EXP=dreams is unknown; allowed: cellular_automata, depo, gsm_infinite\n"
+    )
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):

@@ -53,4 +53,9 @@ DEPO = Kind(
     published=published.DEPO,
     drawings={"by_depth.png": depth_figures.by_depth},
 )
-KINDS = {"cellular_automata": RULE_110, "depo": DEPO}
+GSM_INFINITE = DEPO._replace(
+    floor="that of the commonest answer for each number of operations, learned from training data,",
+    paper_setting=published.GSM_SETTING,
+    published=published.GSM_INFINITE,
+)
+KINDS = {"cellular_automata": RULE_110, "depo": DEPO, "gsm_infinite": GSM_INFINITE}

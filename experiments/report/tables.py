@@ -55,9 +55,10 @@ def _table(results: dict[str, Any]) -> tuple[Sequence[str], list[list[str]]]:
 
 def _published_title(results: dict[str, Any]) -> str:
     setting = KINDS[results["experiment"]].paper_setting
+    read = all(number["approximate"] for number in results["published"])
     return (
-        f"For comparison, the paper's own numbers, in the paper's setting ({setting}), read from "
-        "figures and so approximate"
+        f"For comparison, the paper's own numbers, in the paper's setting ({setting})"
+        f"{', read from figures and so approximate' if read else ''}"
     )
 
 

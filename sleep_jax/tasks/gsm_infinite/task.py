@@ -20,9 +20,7 @@ from sleep_jax.tasks.gsm_infinite import text, tokens
 from sleep_jax.tasks.gsm_infinite.filler import draw_filler
 from sleep_jax.tasks.gsm_infinite.problem import LARGEST_VALUE, Problem, Statement, draw_problem
 from sleep_jax.tasks.gsm_infinite.themes import THEMES, Theme
-from sleep_jax.tasks.rule110 import TEST, TRAIN, VALIDATION
-
-Batch = dict[str, np.ndarray]
+from sleep_jax.tasks.task import TEST, TRAIN, VALIDATION, Batch
 
 _DIFFICULTIES = ("medium", "hard", "both")
 _MODES = ("forward", "reverse", "both")

