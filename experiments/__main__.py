@@ -5,7 +5,7 @@ import sys
 
 from experiments import cli
 
-EXPERIMENTS = ("cellular_automata", "depo", "gsm_infinite")
+EXPERIMENTS = ("cellular_automata", "depo", "gsm_infinite", "cost_of_sleep")
 
 
 def main(argv: list[str]) -> int:

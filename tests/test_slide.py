@@ -11,6 +11,7 @@ import pytest
 from sleep_jax import flops, sleep
 from sleep_jax.config import SleepConfig
 from sleep_jax.model import decoder
+from sleep_jax.tasks.rule110 import Rule110Config
 from sleep_jax.training.step import predict
 from tests import tiny
 from tests.test_flops import compiled_flops
@@ -206,13 +207,18 @@ def test_with_fast_weights_held_a_token_is_seen_for_one_window_and_no_longer():
 def test_a_sliding_window_costs_the_keys_it_keeps(monkeypatch):
     """Two passes more, counted by the compiler, as in test_flops.py."""
     monkeypatch.setattr("sleep_jax.sleep.lax.scan", functools.partial(jax.lax.scan, unroll=True))
-    wide = dataclasses.replace(tiny.MODEL, d_model=128, mlp_hidden=32, pattern=PATTERN[:2])
-    wide = dataclasses.replace(wide, attention=dataclasses.replace(wide.attention, head_dim=256))
+    # Mostly attention, in a window long enough that its products dwarf what is not counted.
+    attention = dataclasses.replace(MODEL.attention, head_dim=256)
+    wide = dataclasses.replace(MODEL, pattern=PATTERN[:2], d_model=32, attention=attention)
+    task = Rule110Config(width=24, window=24, strings=2)
 
     def more_passes(cache):
         def counts(passes):
             config = dataclasses.replace(
-                tiny.run_config(), model=wide, sleep=SleepConfig(passes, remat="none", cache=cache)
+                tiny.run_config(),
+                model=wide,
+                task=task,
+                sleep=SleepConfig(passes, remat="none", cache=cache),
             )
             return flops.forward_flops(config, passes), compiled_flops(config)
 
@@ -220,4 +226,4 @@ def test_a_sliding_window_costs_the_keys_it_keeps(monkeypatch):
 
     (ours, theirs), (ours_evicted, _) = more_passes("slide"), more_passes("evict")
     assert 0.95 < ours / theirs < 1.05
-    assert ours > 1.05 * ours_evicted
+    assert ours > 1.2 * ours_evicted

@@ -26,10 +26,10 @@ def markdown(results: dict[str, Any]) -> str:
     """The report as Markdown: table, conclusion, provenance, the paper's numbers, missing cells."""
     parts = [
         f"# {results['experiment']}, preset {results['preset']}",
-        _markdown_table(*_table(results)),
+        markdown_table(*_table(results)),
         *_notes(results),
         f"{_published_title(results)}:",
-        _markdown_table(_PUBLISHED_HEADER, _published_cells(results)),
+        markdown_table(_PUBLISHED_HEADER, _published_cells(results)),
         _missing(results, lambda cell: f"`{cell}`"),
     ]
     return "\n\n".join(parts) + "\n"
@@ -38,12 +38,12 @@ def markdown(results: dict[str, Any]) -> str:
 def latex(results: dict[str, Any]) -> str:
     """The same as a fragment to \\input: it needs no package, and the width of a page (table*)."""
     parts = [
-        rf"\textbf{{{_escape(results['experiment'])}, preset {_escape(results['preset'])}}}\par",
-        _latex_table(*_table(results)),
-        *(rf"{_escape(note)}\par" for note in _notes(results)),
-        rf"{_escape(_published_title(results))}:\par",
-        _latex_table(_PUBLISHED_HEADER, _published_cells(results)),
-        rf"{_escape(_missing(results, str))}\par",
+        rf"\textbf{{{escape(results['experiment'])}, preset {escape(results['preset'])}}}\par",
+        latex_table(*_table(results)),
+        *(rf"{escape(note)}\par" for note in _notes(results)),
+        rf"{escape(_published_title(results))}:\par",
+        latex_table(_PUBLISHED_HEADER, _published_cells(results)),
+        rf"{escape(_missing(results, str))}\par",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -100,18 +100,20 @@ def _missing(results: dict[str, Any], quote: Callable[[str], str]) -> str:
     return f"Missing, planned but not finished ({len(missing)}): {', '.join(map(quote, missing))}."
 
 
-def _markdown_table(header: Sequence[str], cells: list[list[str]]) -> str:
+def markdown_table(header: Sequence[str], cells: list[list[str]]) -> str:
+    """Markdown, a line for each line of cells."""
     lines = [header, ["---"] * len(header), *cells]
     safe = [[cell.replace("|", _BAR) for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in safe)
 
 
-def _latex_table(header: Sequence[str], cells: list[list[str]]) -> str:
+def latex_table(header: Sequence[str], cells: list[list[str]]) -> str:
+    """LaTeX without any package, in small print."""
     by_column = zip(*cells, strict=True) if cells else [()] * len(header)
     columns = "".join("r" if _is_number(column) else "l" for column in by_column)
     # Names of two words go on two lines: the widest columns are then those of the numbers.
     top, bottom = zip(*((name.split(maxsplit=1) + [""])[:2] for name in header), strict=True)
-    lines = [rf"{' & '.join(map(_escape, line))} \\" for line in (top, bottom, *cells)]
+    lines = [rf"{' & '.join(map(escape, line))} \\" for line in (top, bottom, *cells)]
     body = [r"\hline", *lines[:2], r"\hline", *lines[2:], r"\hline"]
     return "\n".join(
         [
@@ -128,5 +130,6 @@ def _is_number(column: Sequence[str]) -> bool:
     return all(text[:1].isdigit() and not text.endswith("]") for text in column)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Text for LaTeX."""
     return text.translate(_LATEX)

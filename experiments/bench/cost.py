@@ -1,0 +1,153 @@
+"""What sleep costs: a token awake, a sleep, the bytes of a session, a training step, by N."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.bench import measure
+from sleep_jax import distributed
+from sleep_jax.config import ModelConfig, RunConfig, SleepConfig
+from sleep_jax.model import decoder
+from sleep_jax.session import Session
+
+CACHES = ("evict", "slide")
+TRANSFORMER = "transformer"
+Row = dict[str, Any]
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Median and quartiles of one call's turns."""
+    low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return {"seconds": median, "lower_quartile": low, "upper_quartile": high}
+
+
+def size(tree: Any) -> int:
+    """Bytes of all arrays."""
+    return sum(x.nbytes for x in jax.tree.leaves(tree))
+
+
+class Awake:
+    """A call of it feeds one token to a copy of a session, to its end."""
+
+    def __init__(self, session: Session):
+        self.run, self.params = session.programs.token, session.params
+        self.state = jax.tree.map(jnp.copy, session.state)
+        self.token = np.zeros(1, np.int32)
+
+    def __call__(self) -> None:
+        self.state = jax.block_until_ready(self.run(self.params, self.state, self.token))
+
+
+class Asleep(Awake):
+    """A call of it is one sleep of a copy of a session over a full window."""
+
+    def __init__(self, session: Session):
+        super().__init__(session)
+        self.run, self.token = session.programs.window, np.zeros((1, session.window), np.int32)
+
+
+class Transformer:
+    """Attention in every block and a cache of all tokens; a call of it feeds one token.
+
+    The cache is allocated for `length` tokens at once, written in place, and filled with random
+    numbers but for the tokens that will be fed.
+    """
+
+    def __init__(self, model: ModelConfig, params: decoder.Parameters, length: int, calls: int):
+        state = decoder.with_cache(model, {}, 1, span=length, kept=0, room=length)
+        shape = state[decoder.block_name(0, "attention")].keys.shape
+        fill = jax.jit(lambda key: jax.random.normal(key, shape, decoder.activation_dtype(model)))
+        keys = iter(jax.random.split(jax.random.key(0), 2 * len(state)))
+        self.state = {
+            name: cache.replace(
+                keys=fill(next(keys)),
+                values=fill(next(keys)),
+                start=jnp.zeros((), jnp.int32),
+                end=jnp.full((), length - calls, jnp.int32),
+            )
+            for name, cache in state.items()
+        }
+        self.params, self.token = params, np.zeros((1, 1), np.int32)
+
+        def step(params: decoder.Parameters, state: decoder.State, token: jax.Array):
+            h, state = decoder.blocks(model, params, decoder.embed(model, params, token), state)
+            return decoder.unembed(model, params, h), state
+
+        self.step = jax.jit(step, donate_argnums=1)
+
+    def __call__(self) -> None:
+        logits, self.state = self.step(self.params, self.state, self.token)
+        jax.block_until_ready((logits, self.state))
+
+
+def by_context(
+    hybrid: ModelConfig,
+    transformer: ModelConfig,
+    window: int,
+    lengths: tuple[int, ...],
+    rounds: int,
+) -> list[Row]:
+    """Seconds a token and bytes, with `lengths` tokens read; the models take turns.
+
+    The sessions (N = 1) have read that many random tokens, window by window.
+    """
+    rng = np.random.default_rng(0)
+    sessions = {name: _session(hybrid, SleepConfig(cache=name), window) for name in CACHES}
+    params = jax.jit(lambda key: decoder.init(transformer, key))(jax.random.key(0))
+    rows, fed = [], 0
+    for length in lengths:
+        tokens = rng.integers(0, hybrid.vocab_size, (1, length - fed), np.int32)
+        calls: dict[str, Callable[[], None]] = {}
+        for name, session in sessions.items():
+            session.feed(tokens)
+            calls[name] = Awake(session)
+        fed = length
+        growing = Transformer(transformer, params, length, measure.WARM_UP + rounds)
+        seconds = measure.turns({**calls, TRANSFORMER: growing}, rounds)
+        bytes_of = {name: size(session.state) for name, session in sessions.items()}
+        bytes_of[TRANSFORMER] = size(growing.state)
+        rows += [
+            {"model": name, "context": length, "state_bytes": bytes_of[name], **spread(times)}
+            for name, times in seconds.items()
+        ]
+    return rows
+
+
+def by_passes(
+    hybrid: ModelConfig, window: int, passes: tuple[int, ...], rounds: int
+) -> tuple[list[Row], list[Row]]:
+    """Seconds a token awake, and seconds a sleep, at each N; all N take turns."""
+    tokens = np.random.default_rng(0).integers(0, hybrid.vocab_size, (1, 2 * window + 1), np.int32)
+    sessions = {
+        (cache, n): _session(hybrid, SleepConfig(passes=n, cache=cache), window)
+        for cache in CACHES
+        for n in passes
+    }
+    for session in sessions.values():
+        session.feed(tokens)
+
+    def rows(kind: Callable[[Session], Callable[[], None]], rounds: int) -> list[Row]:
+        seconds = measure.turns({key: kind(s) for key, s in sessions.items()}, rounds)
+        return [{"model": c, "passes": n, **spread(t)} for (c, n), t in seconds.items()]
+
+    return rows(Awake, rounds), rows(Asleep, measure.ROUNDS)
+
+
+def training(config: RunConfig, passes: tuple[int, ...], rounds: int) -> list[Row]:
+    """Seconds, tokens a second and planned temporary bytes of a training step at each N."""
+    mesh = distributed.make_mesh()
+    steppers = {n: measure.Stepper(measure.at(config, n), mesh) for n in passes}
+    rows = []
+    for n, times in measure.turns(steppers, rounds).items():
+        row = {"passes": n, **spread(times), "temporary_bytes": steppers[n].temporary_bytes}
+        rows.append({**row, "tokens_per_second": config.tokens_per_step / row["seconds"]})
+    return rows
+
+
+def _session(model: ModelConfig, loop: SleepConfig, window: int) -> Session:
+    params = jax.jit(lambda key: decoder.init(model, key))(jax.random.key(0))
+    return Session(model, params, loop, window)

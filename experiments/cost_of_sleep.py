@@ -1,0 +1,143 @@
+"""The price of sleep, measured: wake latency, sleep, memory and training against N.
+
+    python -m experiments cost_of_sleep [--preset=cpu] [--workdir=runs]
+        [--set=passes=1,4] [--set=lengths=512,8192] [--set=run.model.d_model=128]
+
+Latency of a token with models that were not trained, as it depends on shapes alone. Beside the
+hybrid's sessions stands the same decoder with attention in every block and a growing cache. Writes
+results.json, table.md, table.tex and cost_of_sleep.png into `<workdir>/cost_of_sleep/<preset>`.
+"""
+
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cli, presets
+from sleep_jax.config import RunConfig, override, require, to_dict
+from sleep_jax.errors import UserError
+from sleep_jax.tasks.rule110 import Rule110Config
+
+EXPERIMENT = "cost_of_sleep"
+log = logging.getLogger("sleep_jax")
+
+_PRESET = flags.DEFINE_string("preset", "cpu", "Name of a preset; an unknown one lists them.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs", "Where the results go.")
+_SET = flags.DEFINE_multi_string("set", [], "path=value for any field of the configuration.")
+
+
+@dataclasses.dataclass(frozen=True)
+class CostConfig:
+    """What is measured.
+
+    Attributes:
+      run: the model, and the training step that is timed at each N.
+      window: L of the sessions.
+      passes: N.
+      lengths: tokens read before a token is timed, ascending multiples of L.
+      rounds: timed turns of a token; those of a training step.
+    """
+
+    run: RunConfig
+    window: int
+    passes: tuple[int, ...]
+    lengths: tuple[int, ...]
+    rounds: int
+    training_rounds: int
+
+    def validate(self) -> None:
+        """Raises UserError naming the field."""
+        self.run.validate()
+        fits = "gated_delta_net" in self.run.model.pattern and self.run.sleep.cache == "evict"
+        require(fits, "run", self.run.model.pattern, "a hybrid with sleep.cache=evict")
+        for name in ("rounds", "training_rounds"):
+            require(getattr(self, name) >= 2, name, getattr(self, name), ">= 2")
+        # Timed tokens must fit into the window that they are fed into.
+        require(self.window >= self.rounds + 8, "window", self.window, ">= rounds + 8")
+        for name in ("passes", "lengths"):
+            values = getattr(self, name)
+            ascending = values and values == tuple(sorted(set(values)))
+            require(bool(ascending) and values[0] >= 1, name, values, "whole numbers, ascending")
+        whole = all(length % self.window == 0 for length in self.lengths)
+        require(whole, "lengths", self.lengths, f"multiples of window={self.window}")
+
+
+def cpu() -> CostConfig:
+    """A laptop: the paper's from-scratch model, d = 256, windows of 512, up to 128K tokens."""
+    run = presets.paper().config
+    return CostConfig(
+        run=dataclasses.replace(run, train=dataclasses.replace(run.train, batch_size=8)),
+        window=512,
+        passes=(1, 2, 4, 8),
+        lengths=(512, 1024, 2048, 4096, 8192, 32768, 131072),
+        rounds=40,
+        training_rounds=5,
+    )
+
+
+def smoke() -> CostConfig:
+    """Every part, too small to mean anything. Used by the tests."""
+    run = presets.smoke().config
+    return CostConfig(
+        run=dataclasses.replace(run, task=Rule110Config(width=7, window=7, strings=2)),
+        window=16,
+        passes=(1, 2),
+        lengths=(16, 64),
+        rounds=4,
+        training_rounds=2,
+    )
+
+
+PRESETS: dict[str, Callable[[], CostConfig]] = {"cpu": cpu, "smoke": smoke}
+
+
+def main() -> int:
+    """Measures, prints, writes."""
+    if _PRESET.value not in PRESETS:
+        raise UserError(f"--preset={_PRESET.value} is unknown; allowed: {', '.join(PRESETS)}")
+    config = override(PRESETS[_PRESET.value](), _SET.value)
+    config.validate()
+    presets.named(_PRESET.value).set_environment()
+
+    # Imports JAX, so only once the environment says how it is to run.
+    from experiments.bench import cost
+    from experiments.report import cost as report
+    from sleep_jax import distributed, records
+    from sleep_jax.training.step import Program
+
+    directory = Path(_WORKDIR.value) / EXPERIMENT / _PRESET.value
+    records.check_writable(directory)
+    mesh = distributed.make_mesh()
+    hybrid = Program.of(config.run, mesh.devices.flat[0].platform).model
+    pattern = ("attention",) * len(hybrid.pattern)
+    transformer = dataclasses.replace(hybrid, pattern=pattern)
+    load = os.getloadavg()[0]
+    log.info("a token awake, after %s tokens", ", ".join(map(str, config.lengths)))
+    contexts = cost.by_context(hybrid, transformer, config.window, config.lengths, config.rounds)
+    log.info("a token awake and a sleep, at N = %s", ", ".join(map(str, config.passes)))
+    awake, asleep = cost.by_passes(hybrid, config.window, config.passes, config.rounds)
+    log.info("a training step")
+    results = {
+        "experiment": EXPERIMENT,
+        "preset": _PRESET.value,
+        **records.environment(mesh, {"preset": _PRESET.value, "set": _SET.value}),
+        "load_average_before": load,
+        "config": to_dict(config),
+        "awake_by_context": contexts,
+        "awake_by_passes": awake,
+        "sleep": asleep,
+        "training": cost.training(config.run, config.passes, config.training_rounds),
+    }
+    written = report.write(results, directory)
+    print((directory / "table.md").read_text())
+    for path in written:
+        log.info("wrote %s", path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, sys.argv))

@@ -1,0 +1,74 @@
+"""`EXP=cost_of_sleep`: the whole of it at its smallest, and what its report concludes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from experiments.report import cost
+
+ALONE = {**os.environ, "XLA_FLAGS": ""}
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "experiments", "cost_of_sleep", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=ALONE)
+
+
+def test_smoke(tmp_path):
+    done = run("--preset=smoke", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    directory = tmp_path / "cost_of_sleep" / "smoke"
+    results = json.loads((directory / "results.json").read_text())
+    contexts = results["awake_by_context"]
+    assert [(row["model"], row["context"]) for row in contexts] == [
+        (model, context) for context in (16, 64) for model in ("evict", "slide", "transformer")
+    ]
+    bytes_of = {(row["model"], row["context"]): row["state_bytes"] for row in contexts}
+    for model in ("evict", "slide"):
+        assert bytes_of[model, 16] == bytes_of[model, 64]
+    # Two blocks of one key and one value head of 8, in float32; two int32 scalars each.
+    assert bytes_of["transformer", 64] == 2 * (64 * 2 * 8 * 4 + 2 * 4)
+    assert {row["passes"] for row in results["awake_by_passes"]} == {1, 2}
+    for rows in (contexts, *(results[key] for key in ("awake_by_passes", "sleep", "training"))):
+        for row in rows:
+            assert 0 < row["lower_quartile"] <= row["seconds"] <= row["upper_quartile"]
+    assert results["commit"] and results["device"]["platform"] == "cpu"
+    for name in ("table.md", "table.tex"):
+        assert "Hybrid, sliding window: medians" in (directory / name).read_text()
+    assert (directory / "cost_of_sleep.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--preset=cheap", "--preset=cheap is unknown; allowed: cpu, smoke"),
+        ("--set=lengths=16,40", "lengths=(16, 40) is not possible; allowed: multiples of window"),
+        ("--set=passes=0", "passes=(0,) is not possible"),
+        ("--set=window=8", "window=8 is not possible; allowed: >= rounds + 8"),
+    ],
+)
+def test_bad_input(argument, message, tmp_path):
+    done = run("--preset=smoke", f"--workdir={tmp_path}", argument)
+    assert done.returncode == 2 and message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "theirs, expected",
+    [
+        ((1, 2, 4, 8), (2, 3)),
+        ((1, 4, 2, 8), (3, 4)),  # from where on it stays slower
+        ((4, 5, 6, 8), (None, 1)),
+        ((1, 1, 2, 3), (4, None)),
+    ],
+)
+def test_when_the_growing_cache_is_overtaken(theirs, expected):
+    rows = [
+        {"model": model, "context": context, "seconds": seconds}
+        for model, times in (("evict", (3, 3, 3, 3)), ("transformer", theirs))
+        for context, seconds in enumerate(times, start=1)
+    ]
+    assert cost.overtaken({"awake_by_context": rows}, "evict") == expected
