@@ -10,10 +10,8 @@ same cores, each library with its own default threads; what is compared takes tu
 # torch and transformers are not among the suite's own packages.
 # pyright: reportMissingImports=false
 
-import json
 import logging
 import os
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,20 +35,6 @@ PEER_PASSES = (1, 4)
 PEER_ROUNDS = 5
 # The peer must compute the same thing before it is timed.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
-
-
-def machine() -> dict[str, Any]:
-    """Where this runs; the load tells whether something else ran beside it."""
-    import jax
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "device": jax.devices()[0].device_kind,
-        "cores": cores,
-        "load_average_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-    }
 
 
 def beside_torch(config: RunConfig) -> dict[str, Any]:
@@ -112,10 +96,11 @@ def _beside_torch(config: RunConfig, passes: int) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
-    where, slope, peer = result["machine"], result["slope"], result["peer"]
+    where, slope, peer = result["environment"], result["slope"], result["peer"]
     lines = [
-        f"Preset {result['preset']}: batch {result['batch_size']}, {where['device']}, "
-        f"{where['cores']} cores, load {where['load_average_before']:.1f} before.",
+        f"Preset {result['preset']}: batch {result['batch_size']}, {where['device']['host']}, "
+        f"{result['cores_used']} used, load {result['load_average_before']:.1f} before; "
+        f"commit {where['commit']}.",
         "",
         "| N | tokens/s | ms/step | to first N | GFLOP/s | compile s | temporary MiB | wake ms |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|",
@@ -169,7 +154,7 @@ def main() -> int:
 
     # Imports JAX, so only once the environment says how it is to run.
     from experiments.bench import measure
-    from sleep_jax import distributed
+    from sleep_jax import distributed, records
 
     config = preset.config
     config.validate()
@@ -179,7 +164,9 @@ def main() -> int:
         "preset": _PRESET.value,
         "batch_size": config.train.batch_size,
         "config": to_dict(config),
-        "machine": machine(),
+        "environment": records.environment(mesh, {"passes": list(passes)}),
+        "cores_used": len(os.sched_getaffinity(0)),
+        "load_average_before": os.getloadavg()[0],  # tells whether something else ran beside it
         "pipeline_tokens_per_second": measure.pipeline_tokens_per_second(config),
         "wake_seconds": measure.wake_seconds(config, mesh, passes),
         "training": (rows := measure.training_steps(config, mesh, passes)),
@@ -192,7 +179,7 @@ def main() -> int:
     print(text)
     out = Path(_OUT.value)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    records.write_json(out, result)
     out.with_suffix(".md").write_text(text)
     return 0
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import app
 
-from experiments.report import tables
+from experiments.report import cost, tables
 from experiments.report.kinds import KINDS
 from experiments.report.summary import ReportError, load_rows
 
@@ -62,10 +62,14 @@ def write_report(sweep_dir: Path, plan: dict[str, Any]) -> list[Path]:
 
 
 def rebuild(sweep_dir: Path) -> list[Path]:
-    """`write_report` with what `plan.json` in the sweep directory says."""
+    """`write_report` with what `plan.json` says; a measurement's report from its results.json."""
     if not sweep_dir.is_dir():
         raise ReportError(f"{sweep_dir} is not a directory")
-    plan_path = sweep_dir / "plan.json"
+    plan_path, results_path = sweep_dir / "plan.json", sweep_dir / "results.json"
+    if results_path.is_file() and not plan_path.is_file():
+        results = json.loads(results_path.read_text())
+        if results["experiment"] == "cost_of_sleep":
+            return cost.write(results, sweep_dir)
     if not plan_path.is_file():
         raise ReportError(f"{sweep_dir} has no plan.json")
     try:
