@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 import random
+from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ _MOST_OPERATIONS = 16
 # Below, too few problems fit; above, filler could run out.
 _SHORTEST, _LONGEST = 192, 12_288
 _MOST_NUMBERS = 10
-_MARGINAL_EXAMPLES = 4096  # Training examples from which the constant answers are learned.
+_MARGINAL_EXAMPLES = 4096  # Training examples whose answers the floor knows.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,35 +189,51 @@ class GsmInfiniteConfig:
         return (batch["context"] == unknown).any(axis=(-2, -1))
 
     def floor(self, batch: Batch) -> dict[str, float]:
-        """What the best constant answer for each depth and mode scores on these very examples.
+        """What a guess that knows only the depth and the mode scores on these very examples.
 
-        The constants are those of `constant_answers`, so they are not fitted to the batch.
+        It knows the answers of `answer_counts`, so it is not fitted to the batch.
 
         Returns:
-            "exact": share of answers right; "label": share of digits and ends right.
+            "exact": share of answers right, if the commonest one is always given. "label": share
+            of digits and ends right, if each is the commonest after the digits before it.
         """
-        right = self._constant_is_right(batch)
-        scored = batch["mask"] > 0
-        exact = (right | ~scored).all(axis=(-2, -1))
-        return {"exact": float(exact.mean()), "label": float(right[scored].mean())}
+        right, hits, scored = [], 0, 0
+        for counts, answer in self._known_and_right_answers(batch):
+            right.append(_commonest(counts) == answer)
+            for place in range(len(answer) + 1):
+                following: collections.Counter[str] = collections.Counter()
+                for known, times in counts.items():
+                    if known.startswith(answer[:place]):
+                        following[known[place : place + 1]] += times
+                hits += _commonest(following) == answer[place : place + 1]
+                scored += 1
+        return {"exact": float(np.mean(right)), "label": hits / scored}
 
     def floor_by_depth(self, batch: Batch) -> dict[int, float]:
-        """The share of answers that `floor` gets right, for each depth of the batch."""
-        right = (self._constant_is_right(batch) | (batch["mask"] == 0)).all(axis=(-2, -1))
+        """The "exact" of `floor` for each depth of the batch."""
+        right = [_commonest(c) == answer for c, answer in self._known_and_right_answers(batch)]
         depth = batch["depth"][:, 0]
-        return {int(d): float(right[depth == d].mean()) for d in np.unique(depth)}
+        return {int(d): float(np.mean(right, where=depth == d)) for d in np.unique(depth)}
 
-    def _constant_is_right(self, batch: Batch) -> NDArray[np.bool_]:
-        """Where the constant answers have the right target, bool `[B, 1, A]`."""
-        constants = constant_answers(self)
-        start = len(self._vocabulary.encode(text.ANSWER_PROMPT)) - 1
-        guesses = np.full_like(batch["targets"], -1)
-        for row, key in enumerate(
-            zip(batch["depth"][:, 0].tolist(), self.is_reverse(batch).tolist(), strict=True)
+    def _known_and_right_answers(
+        self, batch: Batch
+    ) -> Iterator[tuple[collections.Counter[str], str]]:
+        """For each example the training answers of its depth and mode, and its own answer."""
+        counts = answer_counts(self)
+        digits = {self._digits(digit)[0]: str(digit) for digit in range(10)}
+        for depth, reverse, targets, mask in zip(
+            batch["depth"][:, 0].tolist(),
+            self.is_reverse(batch).tolist(),
+            batch["targets"][:, 0],
+            batch["mask"][:, 0] > 0,
+            strict=True,
         ):
-            guess = [*self._digits(constants[key]), self._vocabulary.end_of_text]
-            guesses[row, 0, start : start + len(guess)] = guess
-        return guesses == batch["targets"]
+            yield counts[depth, reverse], "".join(digits[i] for i in targets[mask][:-1].tolist())
+
+
+def _commonest(counts: collections.Counter[str]) -> str | None:
+    """The commonest, the first in order where several are; None of nothing."""
+    return min(counts, key=lambda key: (-counts[key], key), default=None)
 
 
 class _Example(NamedTuple):
@@ -270,13 +287,14 @@ def _context_ids(config: GsmInfiniteConfig, example: _Example) -> list[int]:
 
 
 @functools.cache
-def constant_answers(config: GsmInfiniteConfig) -> dict[tuple[int, bool], int]:
-    """The commonest answer for each (operations, reverse), over fixed training examples."""
-    counts: dict[tuple[int, bool], collections.Counter[int]] = collections.defaultdict(
+def answer_counts(
+    config: GsmInfiniteConfig,
+) -> dict[tuple[int, bool], collections.Counter[str]]:
+    """How often each answer occurs, for (operations, reverse), in fixed training examples."""
+    counts: dict[tuple[int, bool], collections.Counter[str]] = collections.defaultdict(
         collections.Counter
     )
     for index in range(_MARGINAL_EXAMPLES):
         problem = _draw_example(config, 0, TRAIN, index).problem
-        counts[problem.operations, problem.reverse][problem.answer] += 1
-    # The smallest of those tied, whatever their order of appearance.
-    return {key: min(c, key=lambda answer: (-c[answer], answer)) for key, c in counts.items()}
+        counts[problem.operations, problem.reverse][str(problem.answer)] += 1
+    return counts
