@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from sleep_jax import sleep
 from sleep_jax.config import ModelConfig, SleepConfig
@@ -45,8 +46,8 @@ class Programs(NamedTuple):
     """
 
     start: Callable[[int], SessionState]
-    token: Callable[[decoder.Parameters, SessionState, jax.Array], SessionState]
-    window: Callable[[decoder.Parameters, SessionState, jax.Array], SessionState]
+    token: Callable[[decoder.Parameters, SessionState, ArrayLike], SessionState]
+    window: Callable[[decoder.Parameters, SessionState, ArrayLike], SessionState]
 
 
 @functools.cache

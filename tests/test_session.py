@@ -25,7 +25,7 @@ def params():
 
 @functools.cache
 def reader(loop):
-    return jax.jit(lambda params, *args: sleep.read(sleep.bind(tiny.MODEL, params), *args, loop))
+    return jax.jit(lambda p, *args: sleep.read(sleep.bind(tiny.MODEL, p), *args, config=loop))
 
 
 @jax.jit

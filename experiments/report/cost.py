@@ -180,7 +180,9 @@ def figure(results: dict[str, Any], path: Path) -> None:
         ):
             look = {"color": colour, "marker": "D", "label": label}
             _draw(axes[1, 1], rows, "passes", key, 1 / first[key], **look)
-        axes[1, 1].legend()
+        axes[1, 1].legend(loc="center right")
+        for axis in axes[0]:
+            axis.xaxis.set_major_formatter(lambda tokens, _: _short(tokens))
         axes[0, 0].set(title="a token awake", xlabel="tokens read", ylabel="ms")
         axes[0, 1].set(title="state", xlabel="tokens read", ylabel="MiB")
         axes[1, 0].set(title="awake (solid), a sleep (dashed)", xlabel="N", ylabel="ms")
@@ -214,6 +216,11 @@ def _the(rows: list[Row], **having: Any) -> Row:
 def _milliseconds(row: Row) -> str:
     median, low, high = (1e3 * row[key] for key in ("seconds", "lower_quartile", "upper_quartile"))
     return f"{median:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _short(tokens: float) -> str:
+    """`128K` for 131072."""
+    return f"{tokens / 1024:g}K" if tokens >= 1024 else f"{tokens:g}"
 
 
 def _bytes(count: int) -> str:
