@@ -20,12 +20,13 @@ else
 PARITY_PYTHON := $(PYTHON)
 endif
 
-.PHONY: help experiment tables test test-parity bench bench-kernels lint clean
+.PHONY: help experiment tables freeze test test-parity bench bench-kernels lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make experiment EXP=cellular_automata [PRESET=cpu|smoke|h100|paper] [ARGS="--seeds=0,1"] [WORKDIR=runs]'
 	@echo 'make tables     rebuild tables and figures of all sweeps under WORKDIR'
+	@echo 'make freeze EXP=depo [PRESET=cpu]  the evaluation split as ArrayRecord, for tfds.load'
 	@echo 'make test       all tests (ARGS goes to pytest)'
 	@echo 'make test-parity  our layers against PyTorch transformers, made afresh (installs torch)'
 	@echo 'make bench      speed of the training step, beside PyTorch (installs torch)'
@@ -39,6 +40,9 @@ experiment: $(base)
 
 tables: $(base)
 	@$(PYTHON) -m experiments.report.build $(wildcard $(WORKDIR)/*/*)
+
+freeze: $(test_extra)
+	@$(PYTHON) -m experiments.freeze --experiment=$(EXP) --preset=$(PRESET) $(ARGS)
 
 test: $(test_extra)
 	$(PYTHON) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)

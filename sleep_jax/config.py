@@ -163,6 +163,7 @@ class TrainConfig:
     evaluation_sequences: int = 1024
     curve_sequences: int = 256  # of them, scored before the end, for curves only
     evaluation_split: str = "test"  # tune on "validation"
+    evaluation_data: str = ""  # a split frozen by tasks/frozen.py; empty: sampled afresh
     evaluate_passes: tuple[int, ...] = ()  # other N at which the trained model is read as well
 
     def validate(self) -> None:
