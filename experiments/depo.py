@@ -32,19 +32,19 @@ _MAX_HOPS = flags.DEFINE_list(
 
 
 def cpu() -> Preset:
-    """`make experiment EXP=depo`: cycles of up to 8 nodes, 1 to 4 hops."""
-    task = DepoConfig(nodes=8, names_vocab=16, max_name_length=1, max_hops=4, pairs=4, window=4)
+    """`make experiment EXP=depo`: cycles of up to 6 nodes, 1 and 2 hops; two CPU cores."""
+    task = DepoConfig(nodes=6, names_vocab=12, max_name_length=1, max_hops=2, pairs=4, window=4)
     return Preset(
         config=RunConfig(
             model=ModelConfig(pattern=("attention", "gated_delta_net"), vocab_size=task.vocab_size),
             sleep=SleepConfig(),
             task=task,
             optimizer=OptimizerConfig(muon_learning_rate=1e-2, adamw_learning_rate=2e-3),
-            train=TrainConfig(batch_size=64, tokens=1_000_000, evaluations=8, curve_sequences=128),
+            train=TrainConfig(batch_size=64, tokens=2_000_000, evaluations=8, curve_sequences=128),
         ),
         passes=(1, 2, 4),
-        depths={4: (0, 1, 2)},
-        match=("tokens", "blocks", "width"),
+        depths={2: (0, 1, 2)},
+        match=("tokens",),
         matched_seeds=(0, 1, 2),
         evicted_seeds=(0,),
         full_cache_seeds=(0,),

@@ -259,9 +259,10 @@ def override(config: T, assignments: Iterable[str]) -> T:
 def _replace(config: T, path: list[str], text: str, assignment: str) -> T:
     types = typing.get_type_hints(type(config))
     name, *rest = path
-    if name not in types:
+    fields = sorted(field.name for field in dataclasses.fields(config))  # type: ignore[arg-type]
+    if name not in fields:
         raise UserError(
-            f"--set {assignment!r}: no field {name!r} here; allowed: {', '.join(sorted(types))}"
+            f"--set {assignment!r}: no field {name!r} here; allowed: {', '.join(fields)}"
         )
     value = getattr(config, name)
     if dataclasses.is_dataclass(value) != bool(rest):
