@@ -123,8 +123,8 @@ class Session:
 
     `feed` and `answer` are exact in this sense: after any tokens, `state.logits` are those that
     `sleep.wake` gives for the tokens of the unfinished window, after `sleep.read` of all full ones.
-    The model's `activation_dtype` must be resolved. The programs donate the state, so what is handed
-    out of it is a copy.
+    The model's `activation_dtype` must be resolved. The programs donate the state, so what is
+    handed out of it is a copy.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ _MODELS = {
     "transformer": "transformer, growing cache",
 }
 _SESSIONS = ("evict", "slide")
-# Seen in the compiled program; other layouts of the cache and other products were no faster.
+# Seen in the compiled program.
 _ON_CPU = (
     " On CPU, XLA transposes all slots of a cache for the products of each token, which costs all "
     "three in proportion to their slots; a program without that would be overtaken later."
