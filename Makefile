@@ -20,13 +20,14 @@ else
 PARITY_PYTHON := $(PYTHON)
 endif
 
-.PHONY: help experiment tables test test-parity bench bench-kernels lint clean
+.PHONY: help experiment tables test test-multidevice test-parity bench bench-kernels lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make experiment EXP=cellular_automata [PRESET=cpu|smoke|h100|paper] [ARGS="--seeds=0,1"] [WORKDIR=runs]'
 	@echo 'make tables     rebuild tables and figures of all sweeps under WORKDIR'
 	@echo 'make test       all tests (ARGS goes to pytest)'
+	@echo 'make test-multidevice  eight simulated devices, and real processes over loopback'
 	@echo 'make test-parity  our layers against PyTorch transformers, made afresh (installs torch)'
 	@echo 'make bench      speed of the training step, beside PyTorch (installs torch)'
 	@echo 'make bench-kernels  speed of the gated delta rule, beside PyTorch (installs torch)'
@@ -42,6 +43,10 @@ tables: $(base)
 
 test: $(test_extra)
 	$(PYTHON) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
+
+test-multidevice: $(test_extra)
+	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(PYTHON) -m pytest --numprocesses=2 \
+	  --dist=loadfile tests/test_multidevice.py tests/test_processes.py $(ARGS)
 
 test-parity: $(parity)
 	$(PARITY_PYTHON) -m pytest tests/test_parity.py -rs $(ARGS)
