@@ -14,6 +14,7 @@ collective is written here, and none can appear where nobody wrote it:
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -71,14 +72,23 @@ class MeshConfig:
         return data, fsdp, tensor
 
 
-def make_mesh(config: MeshConfig = MeshConfig(), axis_type: AxisType = AxisType.Auto) -> Mesh:
-    """All devices of all processes as a mesh `(data, fsdp, tensor)`; one device is a mesh of one.
+def make_mesh(
+    config: MeshConfig = MeshConfig(),
+    axis_type: AxisType = AxisType.Auto,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A mesh `(data, fsdp, tensor)`; one device is a mesh of one.
+
+    Args:
+      axis_type: of all three axes.
+      devices: None is all devices of all processes.
 
     Raises:
       UserError: the sizes do not fit the number of devices.
     """
-    sizes = config.sizes(jax.device_count())
-    return jax.make_mesh(sizes, AXES, axis_types=(axis_type,) * len(AXES))
+    devices = jax.devices() if devices is None else devices
+    sizes, types = config.sizes(len(devices)), (axis_type,) * len(AXES)
+    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
 
 
 def spec(mesh: Mesh, logical: PartitionSpec) -> PartitionSpec:

@@ -5,6 +5,7 @@ Needs eight devices, and so a process of its own: `make test-multidevice`.
 
 import dataclasses
 import functools
+import math
 import os
 import re
 
@@ -123,7 +124,7 @@ def test_micro_batches_make_the_same_update():
 def test_evaluation_is_that_of_one_device():
     program = Program.of(CONFIG, "cpu")
     sequences = evaluation.evaluation_sequences(CONFIG, 20)
-    one_device = jax.make_mesh((1, 1, 1), distributed.AXES, devices=jax.devices()[:1])
+    one_device = distributed.make_mesh(devices=jax.devices()[:1])
     found = []
     for mesh in (one_device, mesh_of((2, 2, 2))):
         shardings = step.state_shardings(program, mesh).params
@@ -174,8 +175,8 @@ def collectives(text: str) -> list[Collective]:
                 groups = re.search(r"replica_groups=(.*?), [a-z_]+=", line)
                 assert groups, line
                 size = sum(
-                    4 * int(np.prod([int(n) for n in shape.split(",") if n]))
-                    for shape in re.findall(r"f32\[([\d,]*)\]", match[1])
+                    int(bits) // 8 * math.prod(int(n) for n in shape.split(",") if n)
+                    for bits, shape in re.findall(r"[a-z](\d+)\[([\d,]*)\]", match[1])
                 )
                 found.append(Collective(match[2], name in reached, groups[1], size))
     return found
