@@ -20,7 +20,7 @@ else
 PARITY_PYTHON := $(PYTHON)
 endif
 
-.PHONY: help experiment tables freeze test test-parity bench bench-kernels lint clean
+.PHONY: help experiment tables freeze test test-multidevice test-parity bench bench-kernels lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo 'make tables     rebuild tables and figures of all sweeps under WORKDIR'
 	@echo 'make freeze EXP=depo [PRESET=cpu]  the evaluation split as ArrayRecord, for tfds.load'
 	@echo 'make test       all tests (ARGS goes to pytest)'
+	@echo 'make test-multidevice  eight simulated devices, and real processes over loopback'
 	@echo 'make test-parity  our layers against PyTorch transformers, made afresh (installs torch)'
 	@echo 'make bench      speed of the training step, beside PyTorch (installs torch)'
 	@echo 'make bench-kernels  speed of the gated delta rule, beside PyTorch (installs torch)'
@@ -46,6 +47,10 @@ freeze: $(test_extra)
 
 test: $(test_extra)
 	$(PYTHON) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
+
+test-multidevice: $(test_extra)
+	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(PYTHON) -m pytest --numprocesses=2 \
+	  --dist=loadfile tests/test_multidevice.py tests/test_processes.py $(ARGS)
 
 test-parity: $(parity)
 	$(PARITY_PYTHON) -m pytest tests/test_parity.py -rs $(ARGS)

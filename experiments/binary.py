@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cells, cli
+from experiments import cells, cli, machines
 from experiments.presets import Preset
 from sleep_jax.config import RunConfig, override
 from sleep_jax.errors import UserError
@@ -156,11 +156,15 @@ def main(experiment: Experiment) -> int:
         raise UserError(f"--preset={name} is unknown; allowed: {', '.join(experiment.presets)}")
     preset = select(experiment, experiment.presets[name]())
     preset.set_environment()
-    jobs = _JOBS.value or (_cores() if preset.platform == "cpu" else 1)
+    many = machines.start() > 1
+    if many and (_JOBS.value or 1) > 1:
+        raise UserError(f"--jobs={_JOBS.value} is not possible with --coordinator; allowed: 1")
+    jobs = _JOBS.value or (_cores() if preset.platform == "cpu" and not many else 1)
 
     # Imports JAX, so only once the environment says how it is to run.
     from experiments import sweep
     from experiments.report.build import rebuild
+    from sleep_jax import processes
     from sleep_jax.model.decoder import count_parameters
 
     planned = plan(experiment, preset)
@@ -178,10 +182,12 @@ def main(experiment: Experiment) -> int:
     sweep.write_plan(planned, directory, about)
     log.info("%d runs in %s, %d at a time", len(planned), directory, jobs)
     used = {flag.name: flag.value for flag in cli.own_flags()}
-    code = sweep.run(planned, directory, jobs, used)
+    code = sweep.run(planned, directory, jobs, used, machines.mesh_config())
     if code:
         log.info("what is finished is kept in %s; the same command goes on from there", directory)
         return code
+    if not processes.is_first():
+        return 0
     cli.set_up_logging()
     written = rebuild(directory)
     print((directory / "table.md").read_text())

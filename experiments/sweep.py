@@ -6,13 +6,14 @@ last checkpoint. On a CPU, cells are independent work for independent cores: sma
 nothing from a second thread, so one process a core is twice as fast as two threads a product.
 """
 
+import contextlib
 import json
 import logging
 import multiprocessing as mp
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,8 +23,9 @@ import jax
 
 from experiments.cells import Cell
 from experiments.cli import STOPPED, StopSignal, set_up_logging
-from sleep_jax import distributed, records
+from sleep_jax import distributed, processes, records
 from sleep_jax.config import to_dict
+from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
 from sleep_jax.training import loop
 from sleep_jax.training.evaluation import evaluation_sequences
@@ -44,11 +46,18 @@ def check(cells: Sequence[Cell], directory: Path) -> None:
         if cell.config.train.evaluation_data:
             evaluation_sequences(cell.config, cell.config.train.evaluation_sequences)
     records.check_writable(directory)
+    records.check_shared(directory)
     for cell in cells:
         records.check_config(directory / "cells" / cell.name, to_dict(cell.config))
 
 
-def run(cells: Sequence[Cell], directory: Path, jobs: int, flags: dict[str, Any]) -> int:
+def run(
+    cells: Sequence[Cell],
+    directory: Path,
+    jobs: int,
+    flags: dict[str, Any],
+    mesh: MeshConfig,
+) -> int:
     """Runs what is not finished; returns 0, `FAILED`, `STOPPED` or 2."""
     todo = [c for c in cells if not (directory / "cells" / c.name / "row.json").exists()]
     done = len(cells) - len(todo)
@@ -57,13 +66,14 @@ def run(cells: Sequence[Cell], directory: Path, jobs: int, flags: dict[str, Any]
     jobs = min(jobs, len(todo))
     if jobs <= 1:
         _use_compilation_cache(directory)
-        stop = StopSignal()
+        # Of several processes JAX's distributed service hears the signal, and tells the others.
+        stop = StopSignal() if jax.process_count() == 1 else lambda: False
         for cell in todo:
-            code = _run_cell(cell, directory, flags, stop)
+            code = _run_cell(cell, directory, flags, mesh, stop)
             if code:
                 return code
         return 0
-    return _run_in_workers(todo, directory, jobs, flags)
+    return _run_in_workers(todo, directory, jobs, flags, mesh)
 
 
 def _in_order(todo: Sequence[Cell]) -> list[Cell]:
@@ -89,26 +99,35 @@ def _use_compilation_cache(directory: Path) -> None:
         jax.config.update("jax_compilation_cache_dir", str(directory / "compilation_cache"))
 
 
-def _run_cell(cell: Cell, directory: Path, flags: dict[str, Any], stop: StopSignal) -> int:
-    """Runs one cell in this process and writes its row."""
+def _run_cell(
+    cell: Cell,
+    directory: Path,
+    flags: dict[str, Any],
+    mesh_config: MeshConfig,
+    stop: Callable[[], bool],
+) -> int:
+    """Runs one cell in this process, or this process's part of it, and writes its row."""
     path = directory / "cells" / cell.name
     path.mkdir(parents=True, exist_ok=True)
     set_up_logging(f"[{cell.name}] ")
+    writes = processes.is_first()
     try:
-        with records.claimed(path):
+        with records.claimed(path) if writes else contextlib.nullcontext():
             config = to_dict(cell.config)
             records.check_config(path, config)
-            records.write_json(path / "config.json", config)
-            mesh = distributed.make_mesh()
+            mesh = distributed.make_mesh(mesh_config)
             environment = records.environment(mesh, flags)
-            records.write_json(path / "environment.json", environment)
+            if writes:
+                records.write_json(path / "config.json", config)
+                records.write_json(path / "environment.json", environment)
             measured = loop.train(cell.config, path, mesh, stop)
             row = {
                 **cell.identity(),
                 **measured,
                 **{key: environment[key] for key in ("commit", "device", "versions")},
             }
-            records.write_json(path / "row.json", row)
+            if writes:
+                records.write_json(path / "row.json", row)
             log.info("finished: exact %.3f, floor %.3f", row["exact_accuracy"], row["floor"])
             return 0
     except loop.Interrupted as error:
@@ -122,7 +141,9 @@ def _run_cell(cell: Cell, directory: Path, flags: dict[str, Any], stop: StopSign
         return 2
 
 
-def _run_in_workers(todo: Sequence[Cell], directory: Path, jobs: int, flags: dict[str, Any]) -> int:
+def _run_in_workers(
+    todo: Sequence[Cell], directory: Path, jobs: int, flags: dict[str, Any], mesh: MeshConfig
+) -> int:
     context = mp.get_context("spawn")  # forking a process that has threads would be unsafe
     queue = context.SimpleQueue()
     for cell in todo:
@@ -133,7 +154,7 @@ def _run_in_workers(todo: Sequence[Cell], directory: Path, jobs: int, flags: dic
     workers = []
     for index in range(jobs):
         core = cores[index % len(cores)] if cores else None
-        arguments = (queue, directory, flags, os.getpid(), core)
+        arguments = (queue, directory, flags, mesh, os.getpid(), core)
         workers.append(context.Process(target=_worker, args=arguments, daemon=False))
     stop = StopSignal()
     for worker in workers:
@@ -157,13 +178,20 @@ def _wait_for(workers: Sequence[BaseProcess], stop: StopSignal) -> int:
     return code or (STOPPED if stop() else 0)
 
 
-def _worker(queue: Any, directory: Path, flags: dict[str, Any], parent: int, core: int | None):
+def _worker(
+    queue: Any,
+    directory: Path,
+    flags: dict[str, Any],
+    mesh: MeshConfig,
+    parent: int,
+    core: int | None,
+):
     if core is not None:
         os.sched_setaffinity(0, {core})
     _use_compilation_cache(directory)
     stop = StopSignal(parent)
     while (cell := queue.get()) is not None:
-        code = STOPPED if stop() else _run_cell(cell, directory, flags, stop)
+        code = STOPPED if stop() else _run_cell(cell, directory, flags, mesh, stop)
         if code:
             sys.exit(code)
 
@@ -177,5 +205,6 @@ def write_plan(cells: Sequence[Cell], directory: Path, plan: dict[str, Any]) -> 
             names += [n for n in json.loads(path.read_text())["cells"] if n not in names]
         except (json.JSONDecodeError, KeyError) as error:
             raise UserError(f"--workdir: {path} is not readable ({error})") from error
-    records.write_json(path, {**plan, "cells": names})
+    if processes.is_first():
+        records.write_json(path, {**plan, "cells": names})
     return names

@@ -155,6 +155,7 @@ class TrainConfig:
 
     seed: int = 0
     batch_size: int = 64
+    accumulate: int = 1  # micro-batches of a batch, for its memory; the update is the same
     tokens: int = 1_000_000  # training tokens, context and answers together
     log_every: int = 20
     checkpoint_every: int = 200
@@ -169,6 +170,7 @@ class TrainConfig:
     def validate(self) -> None:
         for name in (
             "batch_size",
+            "accumulate",
             "tokens",
             "log_every",
             "checkpoint_every",
@@ -178,6 +180,12 @@ class TrainConfig:
             "curve_sequences",
         ):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), ">= 1")
+        require(
+            self.batch_size % self.accumulate == 0,
+            "train.accumulate",
+            self.accumulate,
+            f"a divisor of train.batch_size={self.batch_size}",
+        )
         require(self.seed >= 0, "train.seed", self.seed, ">= 0")
         split = self.evaluation_split
         require(

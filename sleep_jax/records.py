@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import jax
 
+from sleep_jax import processes
 from sleep_jax.config import flatten
 from sleep_jax.errors import UserError
 
@@ -67,6 +69,25 @@ def check_writable(directory: Path) -> None:
             f"--workdir={str(directory)!r} cannot be written ({error.strerror}); "
             "allowed: a directory you may write to"
         ) from error
+
+
+def check_shared(directory: Path) -> None:
+    """Raises UserError, in every process, unless all of them see the directory of the first."""
+    if jax.process_count() == 1:
+        return
+    nonce = processes.agree(uuid.uuid4().hex)
+    path = directory / f".seen-{nonce}"
+    if processes.is_first():
+        path.touch()
+    processes.agree("")  # the file is there now
+    missing = "" if path.exists() else f"process {jax.process_index()}"
+    missing = processes.agree(missing)
+    path.unlink(missing_ok=True)
+    if missing:
+        raise UserError(
+            f"--workdir: {missing} does not see what process 0 writes into {directory}; "
+            "allowed: a directory that all processes share"
+        )
 
 
 @contextmanager
@@ -141,14 +162,17 @@ def environment(mesh: jax.sharding.Mesh, flags: dict[str, Any]) -> dict[str, Any
 
 
 class Metrics:
-    """Appends to metrics.jsonl and to TensorBoard events."""
+    """Appends to metrics.jsonl and to TensorBoard events, in one process of a run."""
 
-    def __init__(self, directory: Path, first_step: int):
+    def __init__(self, directory: Path, first_step: int, writes: bool = True):
         """Drops records of steps after `first_step`: the run repeats them."""
         from tensorboardX import SummaryWriter  # slow to import, and only a run needs it
 
         self._path = directory / "metrics.jsonl"
         self.records = [r for r in read_metrics(directory) if r["step"] <= first_step]
+        self._writes = writes
+        if not writes:
+            return
         temporary = self._path.with_name("metrics.jsonl.tmp")
         temporary.write_text("".join(json.dumps(r) + "\n" for r in self.records))
         os.replace(temporary, self._path)
@@ -159,14 +183,17 @@ class Metrics:
         """Adds `{"kind": kind, "step": step, **values}`; kind is "train" or "evaluation"."""
         record = {"kind": kind, "step": step, **values}
         self.records.append(record)
+        if not self._writes:
+            return
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         for name, value in flatten(values).items():
             self._events.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        if self._writes:
+            self._file.close()
+            self._events.close()
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

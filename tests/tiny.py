@@ -22,6 +22,14 @@ MODEL = ModelConfig(
     gated_delta_net=GatedDeltaNetConfig(key_heads=1, value_heads=2, key_dim=8, value_dim=8),
 )
 
+# Heads for two shards of the mesh axis `tensor`, and a parameter that all heads share.
+TWO_SHARDS = dataclasses.replace(
+    MODEL,
+    attention=AttentionConfig(heads=4, kv_heads=2, head_dim=8, qk_norm=True),
+    gated_delta_net=GatedDeltaNetConfig(key_heads=2, value_heads=4, key_dim=32, value_dim=32),
+)
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"  # in XLA_FLAGS: make test-multidevice
+
 
 def run_config(passes: int = 2, steps: int = 12, **train: object) -> RunConfig:
     """A run of `steps` updates on Rule 110, W = 7, t = 1."""

@@ -90,8 +90,8 @@ class Attention(nn.Module):
         )(x)
         q, k, v = (y.reshape(*x.shape[:-1], -1, c.head_dim) for y in (q, k, v))
         if c.qk_norm:
-            q = RMSNorm(self.norm_eps, name="query_norm")(q)
-            k = RMSNorm(self.norm_eps, name="key_norm")(k)
+            q = RMSNorm(self.norm_eps, "head", name="query_norm")(q)
+            k = RMSNorm(self.norm_eps, "head", name="key_norm")(k)
         if cache is None:
             q, k = rotate(q, c.rope_theta), rotate(k, c.rope_theta)
             y = jax.nn.dot_product_attention(q, k, v, is_causal=True)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.config import ModelConfig
+from sleep_jax.errors import UserError
 from sleep_jax.model.attention import Attention, KeyValues
 from sleep_jax.model.gated_delta_net import GatedDeltaNet, GatedDeltaNetState
 from sleep_jax.model.layers import RMSNorm, SwiGLU, parameter
@@ -170,6 +171,37 @@ def next_pass(before: State, after: State) -> State:
         return old if isinstance(old, KeyValues) else new
 
     return {name: block(before[name], after[name]) for name in before}
+
+
+def shard(config: ModelConfig, shards: int) -> ModelConfig:
+    """The model that one of `shards` shards along `tensor` computes: its heads and columns.
+
+    Raises:
+      UserError: the heads or the width of the MLP cannot be split evenly.
+    """
+    attention, delta = config.attention, config.gated_delta_net
+    split = {"model.mlp_hidden": config.mlp_hidden}
+    if "attention" in config.pattern:
+        split["model.attention.kv_heads"] = attention.kv_heads
+    if "gated_delta_net" in config.pattern:
+        split["model.gated_delta_net.key_heads"] = delta.key_heads
+    for field, value in split.items():
+        if value % shards:
+            raise UserError(
+                f"--tensor={shards} does not divide {field}={value}; allowed: a divisor of it"
+            )
+    return dataclasses.replace(
+        config,
+        mlp_hidden=config.mlp_hidden // shards,
+        attention=dataclasses.replace(
+            attention, heads=attention.heads // shards, kv_heads=attention.kv_heads // shards
+        ),
+        gated_delta_net=dataclasses.replace(
+            delta,
+            key_heads=delta.key_heads // shards,
+            value_heads=delta.value_heads // shards,
+        ),
+    )
 
 
 def init(config: ModelConfig, key: jax.Array) -> Parameters:

@@ -75,7 +75,7 @@ class GatedDeltaNet(nn.Module):
         beta = 2.0 * beta if c.negative_eigenvalues else beta
         y, fast = gated_delta_rule(q, k, v, Decay(name="decay")(a), beta, fast)
 
-        scale = parameter(self, "norm_scale", nn.initializers.ones, ("norm",), (c.value_dim,))
+        scale = parameter(self, "norm_scale", nn.initializers.ones, ("head",), (c.value_dim,))
         y = normalise_rms(y, self.norm_eps) * scale * nn.silu(_float32(gate.reshape(v.shape)))
         y = y.astype(x.dtype).reshape(*x.shape[:-1], value_size)
         (y,) = Linear((("output", x.shape[-1], ("heads", "embed")),), name="out")(y)

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sleep_jax import distributed
+
 Initializer = Callable[..., jax.Array]
 
 
@@ -23,13 +25,17 @@ def parameter(
 
 
 class RMSNorm(nn.Module):
-    """`x / rms(x) * scale` over the last axis, in float32; returns the dtype of x."""
+    """`x / rms(x) * scale` over the last axis, in float32; returns the dtype of x.
+
+    `axis` is the logical name of that axis: "norm" in the residual stream, "head" inside a head.
+    """
 
     eps: float
+    axis: str = "norm"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = parameter(self, "scale", nn.initializers.ones, ("norm",), x.shape[-1:])
+        scale = parameter(self, "scale", nn.initializers.ones, (self.axis,), x.shape[-1:])
         return (normalise_rms(x, self.eps) * scale).astype(x.dtype)
 
 
@@ -44,7 +50,8 @@ class Linear(nn.Module):
 
     `outputs` maps a name to (features, logical axes of the kernel). Each kernel is a parameter of
     its own, float32 `[in, features]`, but all are applied in one product: at the widths of small
-    models several narrow products cost more than one wide one.
+    models several narrow products cost more than one wide one. Inside a mesh the kernels are one
+    device's heads or columns: of the outputs if the names end so, else of the input.
     """
 
     outputs: tuple[tuple[str, int, tuple[str, str]], ...]
@@ -56,7 +63,10 @@ class Linear(nn.Module):
             parameter(self, name, init, axes, (x.shape[-1], size))
             for name, size, axes in self.outputs
         ]
+        columns = self.outputs[0][2][0] == "embed"
+        x = distributed.enter(x) if columns else x
         y = x @ jnp.concatenate(kernels, axis=1).astype(x.dtype)
+        y = y if columns else distributed.leave(y)
         sizes = [size for _, size, _ in self.outputs]
         return jnp.split(y, list(itertools.accumulate(sizes))[:-1], axis=-1)
 

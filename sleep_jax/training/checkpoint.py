@@ -8,6 +8,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
+from sleep_jax import processes
 from sleep_jax.errors import UserError
 
 log = logging.getLogger("sleep_jax")
@@ -21,7 +22,8 @@ class Checkpoints:
 
     A thin door in front of orbax's `CheckpointManager`, whose default policies are kept, the
     preemption policy of the distributed service among them. Beside each checkpoint goes a digest of
-    its files, because a flipped bit in an array is still a readable array.
+    its files, because a flipped bit in an array is still a readable array. Every process saves and
+    restores its shards; the first one writes and checks the digest, once all have saved.
     """
 
     def __init__(self, directory: Path, every: int, keep: int):
@@ -35,6 +37,10 @@ class Checkpoints:
     def due(self, step: int) -> bool:
         """Whether `save` would save at this step (interval reached, or the host is preempted)."""
         return step not in self._manager.all_steps() and self._manager.should_save(step)
+
+    def preempted(self, step: int) -> bool:
+        """Whether one of several processes was asked to stop; the same in all at the same step."""
+        return self._manager.reached_preemption(step)
 
     def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
         """Starts saving `state` (a pytree of arrays) and `progress` (JSON) after `step` updates."""
@@ -60,20 +66,25 @@ class Checkpoints:
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
-            reason = self._damage(step)
-            if reason is None:
+            reason = processes.agree(self._damage(step) if processes.is_first() else "")
+            if not reason:
                 arguments = ocp.args.Composite(
                     state=ocp.args.StandardRestore(abstract_state), progress=ocp.args.JsonRestore()
                 )
+                restored = None
                 try:
                     restored = self._manager.restore(step, args=arguments)
-                    return step, restored["state"], restored["progress"]
                 except _DAMAGE as error:
                     reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                reason = processes.agree(reason)
+                if restored is not None and not reason:
+                    return step, restored["state"], restored["progress"]
             path = self._directory / str(step)
             aside = path.with_name(f"damaged-{step}")
             log.warning("checkpoint %s is damaged (%s); going on from the one before", path, reason)
-            path.rename(aside)
+            if processes.is_first():
+                path.rename(aside)
+            processes.agree("")  # it is aside now
             self._manager.reload()
         if steps:
             raise UserError(
@@ -90,26 +101,29 @@ class Checkpoints:
     def _seal(self) -> None:
         if self._unsealed is None:
             return
-        self._manager.wait_until_finished()
+        self._manager.wait_until_finished()  # until all processes have saved
         path = self._directory / str(self._unsealed)
+        self._unsealed = None
+        if not processes.is_first():
+            return
         _digest_path(path).write_text(json.dumps(_digest(path)))
         for old in self._directory.glob("*.sha256.json"):
             if not (self._directory / old.name.split(".")[0]).exists():
                 old.unlink()
-        self._unsealed = None
 
-    def _damage(self, step: int) -> str | None:
+    def _damage(self, step: int) -> str:
+        """What is wrong with the files of a checkpoint; empty if nothing is."""
         path = self._directory / str(step)
         seal = _digest_path(path)
         if not seal.exists():  # killed between orbax's rename and the seal: orbax's word stands
-            return None
+            return ""
         try:
             expected = json.loads(seal.read_text())
         except json.JSONDecodeError:
-            return None
+            return ""
         actual = _digest(path)
         changed = sorted(n for n in expected if actual.get(n) != expected[n])
-        return f"{changed[0]} is missing or not what was written" if changed else None
+        return f"{changed[0]} is missing or not what was written" if changed else ""
 
 
 def _digest_path(path: Path) -> Path:

@@ -57,7 +57,7 @@ def evaluate(
     step = make_evaluation_step(program, mesh)
     count = len(sequences["mask"])
     pending = [
-        step(params, distributed.to_mesh(_rows(sequences, start, batch_size), mesh))
+        step(params, distributed.whole_to_mesh(_rows(sequences, start, batch_size), mesh))
         for start in range(0, count, batch_size)
     ]
     sums = {

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from sleep_jax import distributed, records
+from sleep_jax import distributed, processes, records
 from sleep_jax.config import RunConfig
 from sleep_jax.flops import training_flops_per_step
 from sleep_jax.tasks.pipeline import BatchSource, make_iterator
@@ -74,6 +74,8 @@ class _Run:
 
     def __init__(self, config: RunConfig, directory: Path, mesh: Mesh):
         self.config, self.directory, self.mesh = config, directory, mesh
+        train = config.train
+        distributed.require_batch_divides(mesh, train.batch_size, train.accumulate)
         self.program = Program.of(config, mesh.devices.flat[0].platform)
         self.step_fn = make_train_step(self.program, mesh)
         self.rate = schedule(config.optimizer, config.steps)
@@ -81,23 +83,24 @@ class _Run:
         self.floor = config.task.floor(self.sequences)
         self.flops = training_flops_per_step(config)
 
-        train = config.train
         self.checkpoints = Checkpoints(
             directory / "checkpoints", train.checkpoint_every, train.keep_checkpoints
         )
         sample = functools.partial(config.task.sample, train.seed, TRAIN)
+        part, parts = distributed.batch_part(mesh)
         self.batches = make_iterator(
             BatchSource(
                 sample,
                 global_batch_size=train.batch_size,
                 num_batches=config.steps,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
+                process_index=part,
+                process_count=parts,
             )
         )
         self.state, self.step, self.seconds, self.compile_seconds = self._start()
-        self.metrics = records.Metrics(directory, self.step)
-        records.write_json(directory / "parameters.json", self._parameter_table())
+        self.metrics = records.Metrics(directory, self.step, writes=processes.is_first())
+        if processes.is_first():
+            records.write_json(directory / "parameters.json", self._parameter_table())
         self.pending: tuple[int, dict[str, jax.Array]] | None = None
         self.clock = time.perf_counter()
         self.logged = (self.step, self.clock)
@@ -133,7 +136,7 @@ class _Run:
         config, steps = self.config, self.config.steps
         evaluations = evaluation_steps(steps, config.train.evaluations)
         while self.step < steps:
-            if should_stop():
+            if should_stop() or self.checkpoints.preempted(self.step):
                 self._save()
                 raise Interrupted(f"stopped at step {self.step} of {steps}, which is saved")
             self._one_step()

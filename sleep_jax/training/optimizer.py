@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from optax import contrib
 
 from sleep_jax.config import OptimizerConfig
+from sleep_jax.training.muon import scale_by_muon
 
 MUON, ADAMW = "muon", "adamw"
 # Kernels between the residual stream and a block's inside. The gates of the delta rule (alpha,
@@ -51,15 +51,16 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     )
 
 
-def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+def optimizer(config: OptimizerConfig, shardings: Any = None) -> optax.GradientTransformation:
     """The transformation at full rates; the step multiplies its updates by the schedule.
 
     Keeping the schedule outside lets runs of every length share one compiled step.
+
+    Args:
+      shardings: of the parameters, a `NamedSharding` each; None on one device.
     """
     muon = optax.chain(
-        contrib.scale_by_muon(
-            beta=config.muon_momentum, nesterov=True, weight_dimension_numbers=_kernel_axes
-        ),
+        scale_by_muon(config.muon_momentum, shardings),
         _scale_by_aspect(),
         optax.add_decayed_weights(config.weight_decay),
         optax.scale(-config.muon_learning_rate),
@@ -75,10 +76,6 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         optax.clip_by_global_norm(config.clip_norm),
         optax.partition({MUON: muon, ADAMW: adamw}, labels),
     )
-
-
-def _kernel_axes(params: Any) -> Any:
-    return jax.tree.map(lambda _: contrib.MuonDimensionNumbers(0, 1), params)
 
 
 def _scale_by_aspect() -> optax.GradientTransformation:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax import lax
 from jax.sharding import Mesh
 
 from sleep_jax import distributed, sleep
@@ -35,6 +36,7 @@ class Program:
     model: ModelConfig
     sleep: SleepConfig
     optimizer: OptimizerConfig
+    accumulate: int = 1  # micro-batches, one after the other, whose gradients are summed
 
     @classmethod
     def of(cls, config: RunConfig, platform: str) -> "Program":
@@ -43,7 +45,7 @@ class Program:
         if dtype == "auto":
             dtype = "float32" if platform == "cpu" else "bfloat16"
         model = dataclasses.replace(config.model, activation_dtype=dtype)
-        return cls(model, config.sleep, config.optimizer)
+        return cls(model, config.sleep, config.optimizer, config.train.accumulate)
 
 
 def predict(model: ModelConfig, loop: SleepConfig, params: Any, batch: Batch) -> jax.Array:
@@ -109,7 +111,11 @@ def init_state(program: Program, seed: jax.Array | int) -> TrainState:
 
 
 def state_shardings(program: Program, mesh: Mesh) -> TrainState:
-    """Sharding of every array of the state; moments lie like the parameter they belong to."""
+    """Sharding of every array of the state; moments lie like the parameter they belong to.
+
+    Raises:
+      UserError: a parameter cannot be split over the mesh.
+    """
     axes = decoder.logical_axes(program.model)
     by_path = {
         _names(path): distributed.sharding(mesh, spec)
@@ -123,6 +129,7 @@ def state_shardings(program: Program, mesh: Mesh) -> TrainState:
         names = _names(path)
         for start in range(len(names)):  # a moment's path ends in its parameter's path
             if names[start:] in by_path:
+                distributed.require_divides(by_path[names[start:]], "/".join(names), leaf.shape)
                 return by_path[names[start:]]
         return distributed.replicated(mesh)
 
@@ -149,20 +156,19 @@ def make_train_step(
     `rate`, float32 scalar, is the schedule's share of the full learning rates. Metrics are `means`
     of the batch and the norm of the gradient before clipping.
     """
-    transformation = optimizer(program.optimizer)
-
-    def loss(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
-        metrics = means(score(predict(program.model, program.sleep, params, batch), batch))
-        return metrics["loss"], metrics
+    shardings = state_shardings(program, mesh)
+    transformation = optimizer(program.optimizer, shardings.params)
+    gradient_sum = _gradient_sum(program, mesh)
 
     def train_step(state: TrainState, batch: Batch, rate: jax.Array):
-        gradient, metrics = jax.grad(loss, has_aux=True)(state.params, batch)
+        gradient, sums = gradient_sum(state.params, batch)
+        labels = jnp.sum(sums["labels"])
+        gradient = jax.tree.map(lambda g: g / labels, gradient)
         updates, opt_state = transformation.update(gradient, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
-        metrics["gradient_norm"] = optax.global_norm(gradient)
+        metrics = {**means(sums), "gradient_norm": optax.global_norm(gradient)}
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    shardings = state_shardings(program, mesh)
     return jax.jit(
         train_step,
         in_shardings=(shardings, distributed.batch_sharding(mesh), distributed.replicated(mesh)),
@@ -171,16 +177,64 @@ def make_train_step(
     )
 
 
+def _gradient_sum(program: Program, mesh: Mesh) -> Callable[[Any, Batch], tuple[Any, Metrics]]:
+    """`(params, batch) -> (gradient of the summed loss, score)`, over all of the mesh."""
+    axes = decoder.logical_axes(program.model)
+    model = decoder.shard(program.model, mesh.shape["tensor"])
+    specs = jax.tree.map(functools.partial(distributed.spec, mesh), axes)
+    rows = distributed.batch_sharding(mesh).spec
+
+    def loss_sum(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
+        sums = score(predict(model, program.sleep, params, batch), batch)
+        return jnp.sum(sums["loss"]), sums
+
+    def on_one_device(shards: Any, batch: Batch) -> tuple[Any, Metrics]:
+        gradient_of = jax.grad(loss_sum, has_aux=True)
+        params = distributed.gather(shards, specs)
+        if program.accumulate == 1:
+            gradient, sums = gradient_of(params, batch)
+            return distributed.sum_gradients(gradient, specs, axes), sums
+
+        def one_part(total: Any, part: Batch) -> tuple[Any, Metrics]:
+            gradient, sums = gradient_of(params, part)
+            return jax.tree.map(jnp.add, total, gradient), sums
+
+        parts = jax.tree.map(lambda x: x.reshape(program.accumulate, -1, *x.shape[1:]), batch)
+        gradient, sums = lax.scan(one_part, jax.tree.map(jnp.zeros_like, params), parts)
+        sums = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), sums)
+        return distributed.sum_gradients(gradient, specs, axes), sums
+
+    return jax.shard_map(
+        on_one_device,
+        mesh=mesh,
+        in_specs=(specs, rows),
+        out_specs=(specs, rows),
+        check_vma=False,  # see distributed.enter
+    )
+
+
 @functools.cache
 def make_evaluation_step(
     program: Program, mesh: Mesh
 ) -> Callable[[decoder.Parameters, Batch], Metrics]:
     """Jitted `(params, batch) -> score`; N is the program's, whatever N was trained."""
+    axes = decoder.logical_axes(program.model)
+    model = decoder.shard(program.model, mesh.shape["tensor"])
+    specs = jax.tree.map(functools.partial(distributed.spec, mesh), axes)
+    rows = distributed.batch_sharding(mesh).spec
 
-    def evaluation_step(params: Any, batch: Batch) -> Metrics:
-        return score(predict(program.model, program.sleep, params, batch), batch)
+    def on_one_device(shards: Any, batch: Batch) -> Metrics:
+        params = distributed.gather(shards, specs)
+        return score(predict(model, program.sleep, params, batch), batch)
 
-    return jax.jit(evaluation_step, out_shardings=distributed.replicated(mesh))
+    mapped = jax.shard_map(
+        on_one_device,
+        mesh=mesh,
+        in_specs=(specs, rows),
+        out_specs=rows,
+        check_vma=False,
+    )
+    return jax.jit(mapped, out_shardings=distributed.replicated(mesh))
 
 
 @functools.cache
