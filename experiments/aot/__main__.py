@@ -18,6 +18,8 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
+from experiments.aot import jobs
+from sleep_jax.config import override
 from sleep_jax.errors import UserError
 
 log = logging.getLogger("sleep_jax")
@@ -44,18 +46,6 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/aot", "Where the results go.")
 
 def main() -> int:
     """Compiles for every N, prints, writes."""
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError("libtpu, the TPU's compiler, is not installed; pip install 'jax[tpu]'")
-    # Before JAX is imported: compile for TPUs on this CPU. There is no metadata server to ask, and
-    # no device whose lock would have to be held.
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-
-    from experiments.aot import compiling, jobs, report
-    from sleep_jax.config import override
-    from sleep_jax.distributed import MeshConfig
-
     job = jobs.named(_EXPERIMENT.value, _PRESET.value)
     passes = job.passes
     if _PASSES.value is not None:
@@ -64,8 +54,19 @@ def main() -> int:
         raise UserError("--passes= is empty; allowed: at least one number")
     config = override(job.config, _SET.value)
     if _BATCH.value is not None:
-        config = compiling.with_batch(config, _BATCH.value)
+        config = jobs.with_batch(config, _BATCH.value)
     config.validate()
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("libtpu, the TPU's compiler, is not installed; pip install 'jax[tpu]'")
+    # Before JAX is imported: compile for TPUs on this CPU. There is no metadata server to ask, and
+    # no device whose lock would have to be held.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+
+    from experiments.aot import compiling, report
+    from sleep_jax.distributed import MeshConfig
+
     devices, chip = compiling.topology_devices(_TOPOLOGY.value)
     mesh = compiling.topology_mesh(devices, MeshConfig(_DATA.value, _FSDP.value, _TENSOR.value))
     compiling.check_batch(config, mesh)
@@ -73,7 +74,7 @@ def main() -> int:
     rows = []
     for n in passes:
         log.info("N = %d: compiling for %s", n, _TOPOLOGY.value)
-        rows.append(report.row(compiling.with_passes(config, n), mesh, chip, _EFFORT.value))
+        rows.append(report.row(jobs.with_passes(config, n), mesh, chip, _EFFORT.value))
     about = {
         "experiment": _EXPERIMENT.value,
         "preset": _PRESET.value,

@@ -14,6 +14,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
+from experiments.aot import jobs
 from sleep_jax import distributed
 from sleep_jax.chips import CHIPS, Chip
 from sleep_jax.config import RunConfig
@@ -47,6 +48,7 @@ class Compiled:
 
     text: str
     memory: Memory
+    xla_flops: float  # XLA's cost analysis: loops counted once, kernels not at all
     seconds: float
 
 
@@ -127,7 +129,7 @@ def compile_step(config: RunConfig, mesh: Mesh, effort: float) -> Compiled | Out
         aliased=stats.alias_size_in_bytes,
         code=stats.generated_code_size_in_bytes,
     )
-    return Compiled(compiled.as_text(), memory, seconds)
+    return Compiled(compiled.as_text(), memory, compiled.cost_analysis()["flops"], seconds)
 
 
 def check_batch(config: RunConfig, mesh: Mesh) -> None:
@@ -145,16 +147,6 @@ def batch_step(config: RunConfig, mesh: Mesh) -> int:
     return distributed.batch_shards(mesh) * config.train.accumulate
 
 
-def with_passes(config: RunConfig, passes: int) -> RunConfig:
-    """The run at another N."""
-    return dataclasses.replace(config, sleep=dataclasses.replace(config.sleep, passes=passes))
-
-
-def with_batch(config: RunConfig, batch: int) -> RunConfig:
-    """The run with another global batch."""
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch))
-
-
 def largest_batch(config: RunConfig, mesh: Mesh, effort: float) -> tuple[int, Compiled | None]:
     """The largest global batch below the run's that fits, by bisection, and what it compiles to.
 
@@ -165,7 +157,7 @@ def largest_batch(config: RunConfig, mesh: Mesh, effort: float) -> tuple[int, Co
     best = None
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        result = compile_step(with_batch(config, middle * step), mesh, effort)
+        result = compile_step(jobs.with_batch(config, middle * step), mesh, effort)
         if isinstance(result, Compiled):
             fits, best = middle, result
         else:

@@ -133,3 +133,13 @@ def named(experiment: str, preset: str) -> Job:
     if preset not in known:
         raise UserError(f"--preset={preset} is unknown; allowed: {', '.join(known)}")
     return known[preset]()
+
+
+def with_passes(config: RunConfig, passes: int) -> RunConfig:
+    """The run at another N."""
+    return dataclasses.replace(config, sleep=dataclasses.replace(config.sleep, passes=passes))
+
+
+def with_batch(config: RunConfig, batch: int) -> RunConfig:
+    """The run with another global batch."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch))

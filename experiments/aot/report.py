@@ -9,7 +9,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from experiments.aot import compiling, cost, hlo, roofline
+from experiments.aot import compiling, cost, hlo, jobs, roofline
 from experiments.aot.compiling import Compiled
 from sleep_jax import flops, records
 from sleep_jax.chips import Chip
@@ -39,7 +39,7 @@ def row(config: RunConfig, mesh: Mesh, chip: Chip, effort: float) -> Row:
     result |= {"needed": first.needed, "available": first.available, "batch": batch}
     if best is None:
         return result
-    return {**result, **_of_compiled(compiling.with_batch(config, batch), mesh, chip, best)}
+    return {**result, **_of_compiled(jobs.with_batch(config, batch), mesh, chip, best)}
 
 
 def _of_compiled(config: RunConfig, mesh: Mesh, chip: Chip, compiled: Compiled) -> Row:
@@ -50,6 +50,7 @@ def _of_compiled(config: RunConfig, mesh: Mesh, chip: Chip, compiled: Compiled) 
         "batch": config.train.batch_size,
         "memory": dataclasses.asdict(compiled.memory) | {"needed": compiled.memory.needed},
         "cost": dataclasses.asdict(counted),
+        "xla_flops_loops_once": compiled.xla_flops,
         "model_flops": model_flops,
         "roofline": {
             **dataclasses.asdict(bound),
@@ -139,7 +140,10 @@ def table(result: dict[str, Any]) -> str:
         lines += [*(f"- {note}" for note in result["notes"]), ""]
     lines += [
         "TFLOP are counted in the compiled text, loops multiplied out, rematerialisation and "
-        "optimizer included; `of the model` is sleep_jax/flops.py, without both. Assumptions:",
+        "optimizer included; `of the model` is sleep_jax/flops.py, without both. "
+        + " ".join(_check(row) for row in rows if "cost" in row),
+        "",
+        "Assumptions:",
         "",
         *(f"- {line}" for line in result["assumptions"]),
         "",
@@ -185,6 +189,14 @@ def _step_line(row: Row) -> str:
         f"{row['mfu_at_most']:.2f}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _check(row: Row) -> str:
+    ours, theirs = row["cost"]["product_flops_once"], row["xla_flops_loops_once"]
+    return (
+        f"N = {row['passes']}, loops counted once and without kernels: {ours / 1e12:.4g}, of XLA's "
+        f"cost analysis {theirs / 1e12:.4g}, elementwise work included."
+    )
 
 
 def _collective_lines(row: Row) -> list[str]:
