@@ -153,7 +153,7 @@ def test_the_shape_of_ouro():
 
 @needs_libtpu
 def test_a_training_step_for_v5e(tmp_path):
-    """C = 4 windows, N = 2: the kernel runs in 8 passes, in their backward, and in the wake pass."""
+    """C = 4, N = 2: the kernel runs in 8 passes, in their backward, and in the wake pass."""
     result, text = compiled(
         tmp_path, "--topology=v5e:2x2", "--preset=cpu", "--passes=2", "--effort=-1"
     )

@@ -24,15 +24,33 @@ from sleep_jax.errors import UserError
 
 log = logging.getLogger("sleep_jax")
 
-_TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "Chip and shape of the slice.")
-_EXPERIMENT = flags.DEFINE_string("experiment", "cellular_automata", "Or ouro_shape.")
-_PRESET = flags.DEFINE_string("preset", "paper", "Name of a preset; an unknown one lists them.")
-_PASSES = flags.DEFINE_list("passes", None, "N, passes a window; default: the preset's.")
-_BATCH = flags.DEFINE_integer("batch", None, "Global batch; default: the preset's.")
-_DATA = flags.DEFINE_integer("data", -1, "Shards of the batch alone; -1: the rest.")
-_FSDP = flags.DEFINE_integer("fsdp", 1, "Shards of batch, parameters and moments.")
-_TENSOR = flags.DEFINE_integer("tensor", 1, "Shards of heads and columns.")
-_SET = flags.DEFINE_multi_string("set", [], "path=value for any field of the config.")
+# The flags of the sweeps have the same names, and their modules are imported for their presets.
+FLAGS = flags.FlagValues()
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", "v5e:16x16", "Chip and shape of the slice.", flag_values=FLAGS
+)
+_EXPERIMENT = flags.DEFINE_string(
+    "experiment", "cellular_automata", "Or ouro_shape.", flag_values=FLAGS
+)
+_PRESET = flags.DEFINE_string(
+    "preset", "paper", "Name of a preset; an unknown one lists them.", flag_values=FLAGS
+)
+_PASSES = flags.DEFINE_list(
+    "passes", None, "N, passes a window; default: the preset's.", flag_values=FLAGS
+)
+_BATCH = flags.DEFINE_integer(
+    "batch", None, "Global batch; default: the preset's.", flag_values=FLAGS
+)
+_DATA = flags.DEFINE_integer(
+    "data", -1, "Shards of the batch alone; -1: the rest.", flag_values=FLAGS
+)
+_FSDP = flags.DEFINE_integer(
+    "fsdp", 1, "Shards of batch, parameters and moments.", flag_values=FLAGS
+)
+_TENSOR = flags.DEFINE_integer("tensor", 1, "Shards of heads and columns.", flag_values=FLAGS)
+_SET = flags.DEFINE_multi_string(
+    "set", [], "path=value for any field of the config.", flag_values=FLAGS
+)
 _EFFORT = flags.DEFINE_float(
     "effort",
     0.0,
@@ -40,8 +58,9 @@ _EFFORT = flags.DEFINE_float(
     "on-chip memory.",
     lower_bound=-1.0,
     upper_bound=1.0,
+    flag_values=FLAGS,
 )
-_WORKDIR = flags.DEFINE_string("workdir", "runs/aot", "Where the results go.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/aot", "Where the results go.", flag_values=FLAGS)
 
 
 def main() -> int:
@@ -91,4 +110,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, sys.argv))
+    sys.exit(cli.run(main, sys.argv, FLAGS))

@@ -1,12 +1,15 @@
 """What can be compiled: the presets of the experiments, and the shape of Ouro 1.4B."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+import importlib
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
-from experiments import presets
+from experiments.__main__ import EXPERIMENTS
+from experiments.presets import Preset
 from sleep_jax.config import (
     AttentionConfig,
     GatedDeltaNetConfig,
@@ -107,18 +110,7 @@ def ouro() -> Job:
     )
 
 
-def _of_presets(known: Mapping[str, Callable[[], presets.Preset]]) -> dict[str, Callable[[], Job]]:
-    def job(make: Callable[[], presets.Preset]) -> Job:
-        preset = make()
-        return Job(preset.config, preset.passes)
-
-    return {name: (lambda make=make: job(make)) for name, make in known.items()}
-
-
-EXPERIMENTS: dict[str, dict[str, Callable[[], Job]]] = {
-    "cellular_automata": _of_presets(presets.PRESETS),
-    "ouro_shape": {"paper": ouro},
-}
+OURO_SHAPE = "ouro_shape"
 
 
 def named(experiment: str, preset: str) -> Job:
@@ -127,12 +119,24 @@ def named(experiment: str, preset: str) -> Job:
     Raises:
       UserError: there is none; the message lists the known ones.
     """
-    if experiment not in EXPERIMENTS:
-        raise UserError(f"--experiment={experiment} is unknown; allowed: {', '.join(EXPERIMENTS)}")
-    known = EXPERIMENTS[experiment]
+    known: dict[str, Callable[[], Job]] = {}
+    if experiment == OURO_SHAPE:
+        known["paper"] = ouro
+    elif experiment in EXPERIMENTS:
+        module = importlib.import_module(f"experiments.{experiment}")
+        for name, make in module.EXPERIMENT.presets.items():
+            known[name] = functools.partial(_of_preset, make)
+    else:
+        allowed = ", ".join((*EXPERIMENTS, OURO_SHAPE))
+        raise UserError(f"--experiment={experiment} is unknown; allowed: {allowed}")
     if preset not in known:
         raise UserError(f"--preset={preset} is unknown; allowed: {', '.join(known)}")
     return known[preset]()
+
+
+def _of_preset(make: Callable[[], Preset]) -> Job:
+    preset = make()
+    return Job(preset.config, preset.passes)
 
 
 def with_passes(config: RunConfig, passes: int) -> RunConfig:
