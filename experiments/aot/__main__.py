@@ -90,10 +90,6 @@ def main() -> int:
     mesh = compiling.topology_mesh(devices, MeshConfig(_DATA.value, _FSDP.value, _TENSOR.value))
     compiling.check_batch(config, mesh)
 
-    rows = []
-    for n in passes:
-        log.info("N = %d: compiling for %s", n, _TOPOLOGY.value)
-        rows.append(report.row(jobs.with_passes(config, n), mesh, chip, _EFFORT.value))
     about = {
         "experiment": _EXPERIMENT.value,
         "preset": _PRESET.value,
@@ -101,10 +97,15 @@ def main() -> int:
         "effort": _EFFORT.value,
         "notes": list(job.notes),
     }
-    result = report.result(about, config, mesh, chip, rows)
     name = f"{_EXPERIMENT.value}-{_PRESET.value}-{_TOPOLOGY.value.replace(':', '-')}"
-    for path in report.write(result, Path(_WORKDIR.value), name):
-        log.info("wrote %s", path)
+    rows, result, written = [], {}, []
+    for n in passes:
+        log.info("N = %d: compiling for %s", n, _TOPOLOGY.value)
+        rows.append(report.row(jobs.with_passes(config, n), mesh, chip, _EFFORT.value))
+        result = report.result(about, config, mesh, chip, rows)
+        # After each N: compiling takes minutes.
+        written = report.write(result, Path(_WORKDIR.value), name)
+    log.info("wrote %s", " and ".join(map(str, written)))
     print(report.table(result))
     return 0
 
