@@ -206,7 +206,7 @@ def test_out_of_memory_is_reported_with_the_largest_batch_that_fits(tmp_path):
     assert row["available"] == "15.75G" and float(row["needed"].rstrip("G")) > 15.75
     assert row["batch"] == 4
     assert row["memory"]["needed"] < result["chip"]["program_bytes"]
-    assert f"**out of memory**; largest that fits: 4" in text
+    assert "**out of memory**; largest that fits: 4" in text
 
 
 @needs_libtpu
@@ -235,7 +235,7 @@ def test_parameters_split_over_64_devices(tmp_path):
     "argument, message",
     [
         ("--preset=papr", "--preset=papr is unknown; allowed: cpu, smoke, h100, paper"),
-        ("--experiment=x", "--experiment=x is unknown; allowed: cellular_automata, ouro_shape"),
+        ("--experiment=x", "--experiment=x is unknown; allowed: cellular_automata, depo"),
         ("--passes=0", "--passes=0 is not possible; allowed: whole numbers N >= 1"),
         ("--batch=0", "train.batch_size=0 is not possible; allowed: >= 1"),
         ("--topolgy=v5e:2x2", "Unknown command line flag 'topolgy'"),
@@ -253,7 +253,7 @@ def test_bad_input_is_one_line(argument, message):
     [
         (["--topology=v9:2x2"], "--topology=v9:2x2 is not possible (INVALID_ARGUMENT: "),
         (["--topology=v4:2x2x1"], "--topology=v4:2x2x1 is of TPU v4; allowed: v5e, v5p, v6e"),
-        (["--topology=v5e:2x2", "--batch=6"], "--batch=6 does not divide over {'data': 4"),
+        (["--topology=v5e:2x2", "--batch=6"], "train.batch_size=6 is not possible; allowed: a"),
         (["--topology=v5e:2x2", "--fsdp=3"], "--data=-1 --fsdp=3 --tensor=1 does not fit 4"),
     ],
 )

@@ -30,7 +30,10 @@ _TOPOLOGY = flags.DEFINE_string(
     "topology", "v5e:16x16", "Chip and shape of the slice.", flag_values=FLAGS
 )
 _EXPERIMENT = flags.DEFINE_string(
-    "experiment", "cellular_automata", "Or ouro_shape.", flag_values=FLAGS
+    "experiment",
+    "cellular_automata",
+    f"One of {', '.join((*jobs.SWEPT, jobs.OURO_SHAPE))}.",
+    flag_values=FLAGS,
 )
 _PRESET = flags.DEFINE_string(
     "preset", "paper", "Name of a preset; an unknown one lists them.", flag_values=FLAGS
@@ -84,11 +87,11 @@ def main() -> int:
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
 
     from experiments.aot import compiling, report
-    from sleep_jax.distributed import MeshConfig
+    from sleep_jax.distributed import MeshConfig, require_batch_divides
 
     devices, chip = compiling.topology_devices(_TOPOLOGY.value)
     mesh = compiling.topology_mesh(devices, MeshConfig(_DATA.value, _FSDP.value, _TENSOR.value))
-    compiling.check_batch(config, mesh)
+    require_batch_divides(mesh, config.train.batch_size, config.train.accumulate)
 
     about = {
         "experiment": _EXPERIMENT.value,

@@ -132,27 +132,12 @@ def compile_step(config: RunConfig, mesh: Mesh, effort: float) -> Compiled | Out
     return Compiled(compiled.as_text(), memory, compiled.cost_analysis()["flops"], seconds)
 
 
-def check_batch(config: RunConfig, mesh: Mesh) -> None:
-    """Raises UserError unless the mesh can split the batch."""
-    step, batch = batch_step(config, mesh), config.train.batch_size
-    if batch % step:
-        raise UserError(
-            f"--batch={batch} does not divide over {dict(mesh.shape)} and train.accumulate="
-            f"{config.train.accumulate}; allowed: a multiple of {step}"
-        )
-
-
-def batch_step(config: RunConfig, mesh: Mesh) -> int:
-    """What a global batch has to be a multiple of."""
-    return distributed.batch_shards(mesh) * config.train.accumulate
-
-
 def largest_batch(config: RunConfig, mesh: Mesh, effort: float) -> tuple[int, Compiled | None]:
     """The largest global batch below the run's that fits, by bisection, and what it compiles to.
 
     Supposes that a smaller batch needs no more memory. 0 and None if not even the smallest fits.
     """
-    step = batch_step(config, mesh)
+    step = mesh.shape["data"] * mesh.shape["fsdp"] * config.train.accumulate
     fits, fails = 0, config.train.batch_size // step
     best = None
     while fails - fits > 1:
