@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from experiments.__main__ import SWEPT
 from experiments.presets import Preset
 from sleep_jax.config import (
     AttentionConfig,
@@ -109,7 +110,6 @@ def ouro() -> Job:
     )
 
 
-SWEPT = ("cellular_automata", "depo", "gsm_infinite")  # each with presets of its own
 OURO_SHAPE = "ouro_shape"
 
 
