@@ -80,10 +80,20 @@ def topology_devices(name: str) -> tuple[list[Any], Chip]:
 
 
 def topology_mesh(devices: list[Any], config: MeshConfig) -> Mesh:
-    """The mesh of a run, over devices that are only described."""
+    """The mesh of a run, over devices that are only described.
+
+    Raises:
+      UserError: sizes that do not fit the number of devices or the shape of the slice.
+    """
     sizes = config.sizes(len(devices))
     types = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(sizes, distributed.AXES, axis_types=types, devices=devices)
+    try:
+        return jax.make_mesh(sizes, distributed.AXES, axis_types=types, devices=devices)
+    except NotImplementedError:  # JAX lays an axis along whole axes of the slice
+        named = " ".join(f"--{n}={size}" for n, size in zip(distributed.AXES, sizes, strict=True))
+        raise UserError(
+            f"{named} does not fit this slice; allowed: sizes that are products of its sides"
+        ) from None
 
 
 def state_bytes(config: RunConfig, mesh: Mesh) -> int:
