@@ -10,16 +10,22 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from sleep_jax.errors import UserError
 
+T = TypeVar("T")
 HEARTBEAT_SECONDS = 20
 START_SECONDS = 120
 END_SECONDS = 60  # for which a process that has ended waits for the others
+COMPILE_SECONDS = 1800  # by which one process may compile longer than another
+_COMPILED: dict[Any, Any] = {}
 _LONGEST = 500  # bytes of a text that processes agree on
 _LOST = (
     "error: a process of this run was lost, or it ended before the others, which have ended as "
@@ -100,6 +106,21 @@ def _watch_this_process() -> None:
 def is_first() -> bool:
     """Whether this is the process that writes; a single process is."""
     return jax.process_index() == 0
+
+
+def compiled(function: Callable[..., T], *arguments: Any) -> Callable[..., T]:
+    """A jitted function, of several processes only when all of them have compiled it.
+
+    The first collective on CPUs gives up after 30 s on a process that still compiles.
+    """
+    if jax.process_count() == 1:
+        return function
+    key = (function, str(jax.tree.map(jax.typeof, arguments)))
+    if key not in _COMPILED:
+        _COMPILED[key] = function.lower(*arguments).compile()  # type: ignore[attr-defined]
+        name = f"sleep_jax_compiled_{len(_COMPILED)}"
+        multihost.sync_global_processes(name, timeout=COMPILE_SECONDS)
+    return _COMPILED[key]
 
 
 def agree(text: str) -> str:

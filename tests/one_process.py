@@ -8,7 +8,6 @@ newest checkpoint as restored here. With NUMBER = 1 nobody is joined.
 
 import dataclasses
 import hashlib
-import logging
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from experiments import cli
 from sleep_jax import distributed, processes
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.training import loop
@@ -45,7 +45,7 @@ def slowly() -> bool:
 
 def main() -> int:
     task, directory, index, number, port, *sizes = sys.argv[1:]
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cli.set_up_logging()
     if int(number) > 1:
         processes.start(f"localhost:{port}", int(number), int(index))
     mesh = distributed.make_mesh(MeshConfig(*map(int, sizes)))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from sleep_jax import distributed
+from sleep_jax import distributed, processes
 from sleep_jax.config import RunConfig, require
 from sleep_jax.model.decoder import Parameters
 from sleep_jax.tasks import frozen
@@ -56,10 +56,12 @@ def evaluate(
         )
     step = make_evaluation_step(program, mesh)
     count = len(sequences["mask"])
-    pending = [
-        step(params, distributed.whole_to_mesh(_rows(sequences, start, batch_size), mesh))
+    batches = [
+        distributed.whole_to_mesh(_rows(sequences, start, batch_size), mesh)
         for start in range(0, count, batch_size)
     ]
+    step = processes.compiled(step, params, batches[0])
+    pending = [step(params, batch) for batch in batches]
     sums = {
         name: np.concatenate([np.asarray(batch[name], np.float64) for batch in pending])[:count]
         for name in pending[0]

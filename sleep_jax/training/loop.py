@@ -152,6 +152,8 @@ class _Run:
         rate = jnp.asarray(self.rate(self.step), jnp.float32)
         first = self.pending is None
         start = time.perf_counter()
+        if first:
+            self.step_fn = processes.compiled(self.step_fn, self.state, batch, rate)
         self.state, metrics = self.step_fn(self.state, batch, rate)
         if first:  # the first call of a program compiles it before it returns
             self.compile_seconds += time.perf_counter() - start

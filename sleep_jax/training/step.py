@@ -156,9 +156,9 @@ def make_train_step(
     `rate`, float32 scalar, is the schedule's share of the full learning rates. Metrics are `means`
     of the batch and the norm of the gradient before clipping.
     """
+    gradient_sum = _gradient_sum(program, mesh)
     shardings = state_shardings(program, mesh)
     transformation = optimizer(program.optimizer, shardings.params)
-    gradient_sum = _gradient_sum(program, mesh)
 
     def train_step(state: TrainState, batch: Batch, rate: jax.Array):
         gradient, sums = gradient_sum(state.params, batch)
