@@ -64,6 +64,13 @@ def test_a_loop_of_unknown_length_is_named():
     assert [c.times for c in counted.collectives] == [1, 5, 1]
 
 
+def test_nothing_to_count_is_passed_over():
+    """As when the all-gather was in a kind of call that we did not follow."""
+    text = FIXTURE.read_text().replace(" call-start(", " new-call(")
+    with pytest.raises(ValueError, match="gathered.5 is in sparse_core.1, which nothing seems to"):
+        cost.count(hlo.parse(text))
+
+
 TWO_DEVICES = """
 import functools, jax, jax.numpy as jnp
 from jax import lax

@@ -160,7 +160,7 @@ def largest_batch(config: RunConfig, mesh: Mesh, effort: float) -> tuple[int, Co
     return fits * step, best
 
 
-def _out_of_memory(error: Exception, seconds: float) -> OutOfMemory:
+def _out_of_memory(error: RuntimeError, seconds: float) -> OutOfMemory:
     text = str(error)
     used = re.search(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm", text) or re.search(
         r"\(([\d.]+[KMGT]?)\) exceeds available HBM \(([\d.]+[KMGT]?)\)", text

@@ -45,6 +45,7 @@ _FREE = {
     "replica-id",
     "while",
     "call",
+    "call-start",
     "conditional",
     "async-start",
     "iota",
@@ -92,8 +93,17 @@ class Cost:
 
 
 def count(module: Module) -> Cost:
-    """Counts a module that `hlo.parse` has read."""
+    """Counts a module that `hlo.parse` has read.
+
+    Raises:
+      ValueError: something to be counted is in a computation that nothing known to us calls.
+    """
     runs, unknown = hlo.runs(module)
+    called = {run.computation.name for run in runs}
+    for name in module.computations.keys() - called:
+        for instruction in module.computations[name].instructions.values():
+            if _is_counted(instruction):
+                raise ValueError(f"{instruction.name} is in {name}, which nothing seems to call")
     flops = once = kernel_flops = hbm_bytes = 0.0
     kernels: Counter[str] = Counter()
     collectives: dict[tuple[str, int], list[float]] = {}
@@ -129,6 +139,12 @@ def count(module: Module) -> Cost:
         ),
         unknown_loops=tuple(unknown),
     )
+
+
+def _is_counted(instruction: Instruction) -> bool:
+    kind = instruction.opcode.removesuffix("-start")
+    kernel = _KERNEL in instruction.attributes
+    return kernel or kind in COLLECTIVES or kind in ("convolution", "dot")
 
 
 def _sent(kind: str, devices: int, payload: int) -> float:

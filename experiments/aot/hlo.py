@@ -134,8 +134,8 @@ def runs(module: Module) -> tuple[list[Run], list[str]]:
                 names += _NAME.findall(instruction.attribute("true_computation"))
                 for name in names:
                     yield from visit(module.computations[name], times, fused)
-            elif instruction.opcode in ("fusion", "call", "async-start"):
-                attribute = "to_apply" if instruction.opcode == "call" else "calls"
+            elif instruction.opcode.removesuffix("-start") in ("fusion", "call", "async"):
+                attribute = "calls" if "calls=" in instruction.attributes else "to_apply"
                 inside = fused or instruction.opcode == "fusion"
                 yield from visit(_called(module, instruction, attribute), times, inside)
 
