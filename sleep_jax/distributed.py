@@ -75,7 +75,7 @@ class MeshConfig:
 def make_mesh(
     config: MeshConfig = MeshConfig(),
     axis_type: AxisType = AxisType.Auto,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """A mesh `(data, fsdp, tensor)`; one device is a mesh of one.
 

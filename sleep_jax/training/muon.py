@@ -84,7 +84,7 @@ def _share(spec: PartitionSpec, shards: jax.Array) -> jax.Array:
 
 def _newton_schulz(stack: jax.Array) -> jax.Array:
     iteration = _muon(beta=0.0, nesterov=False)  # without momentum it is the iteration alone
-    return iteration.update(stack, iteration.init(stack))[0]
+    return iteration.update(stack, iteration.init(stack))[0]  # type: ignore[return-value]
 
 
 def _muon(**options: Any) -> optax.GradientTransformation:
