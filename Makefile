@@ -6,6 +6,7 @@ BASE_PYTHON ?= python3
 EXP ?= cellular_automata
 PRESET ?= cpu
 WORKDIR ?= runs
+TOPOLOGY ?= v5e:16x16
 ARGS ?=
 PYTHON_GIVEN := $(PYTHON)
 PYTHON ?= $(VENV)/bin/python
@@ -20,12 +21,15 @@ else
 PARITY_PYTHON := $(PYTHON)
 endif
 
-.PHONY: help experiment tables test test-multidevice test-parity bench bench-kernels lint clean
+.PHONY: help experiment tables freeze aot test test-multidevice test-parity bench bench-kernels lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make experiment EXP=cellular_automata [PRESET=cpu|smoke|h100|paper] [ARGS="--seeds=0,1"] [WORKDIR=runs]'
 	@echo 'make tables     rebuild tables and figures of all sweeps under WORKDIR'
+	@echo 'make freeze EXP=depo [PRESET=cpu]  the evaluation split as ArrayRecord, for tfds.load'
+	@echo 'make aot TOPOLOGY=v5e:16x16 EXP=cellular_automata|ouro_shape PRESET=paper'
+	@echo '                the training step compiled for TPUs without one: memory, cost, roofline'
 	@echo 'make test       all tests (ARGS goes to pytest)'
 	@echo 'make test-multidevice  eight simulated devices, and real processes over loopback'
 	@echo 'make test-parity  our layers against PyTorch transformers, made afresh (installs torch)'
@@ -39,7 +43,13 @@ experiment: $(base)
 	@$(PYTHON) -m experiments $(EXP) --preset=$(PRESET) --workdir=$(WORKDIR) $(ARGS)
 
 tables: $(base)
-	@$(PYTHON) -m experiments.report.build $(wildcard $(WORKDIR)/*/*)
+	@$(PYTHON) -m experiments.report.build $(wildcard $(WORKDIR)/*/*/.)
+
+aot: $(test_extra)
+	@$(PYTHON) -m experiments.aot --topology=$(TOPOLOGY) --experiment=$(EXP) --preset=$(PRESET) --workdir=$(WORKDIR)/aot $(ARGS)
+
+freeze: $(test_extra)
+	@$(PYTHON) -m experiments.freeze --experiment=$(EXP) --preset=$(PRESET) $(ARGS)
 
 test: $(test_extra)
 	$(PYTHON) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)

@@ -5,7 +5,8 @@ import sys
 
 from experiments import cli
 
-EXPERIMENTS = ("cellular_automata", "depo", "gsm_infinite", "cost_of_sleep")
+SWEPT = ("cellular_automata", "depo", "gsm_infinite")  # those with an `EXPERIMENT` of cells
+EXPERIMENTS = (*SWEPT, "cost_of_sleep")
 
 
 def main(argv: list[str]) -> int:

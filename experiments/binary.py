@@ -103,18 +103,17 @@ def _match(values: list[str], passes: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def _refuse_swept_fields(depth: str) -> None:
-    flag_of = {
-        "sleep.passes": "passes",
-        f"task.{depth}": depth,
-        "train.seed": "seeds",
-        "sleep.cache": None,
-    }
+    flag_of = {"sleep.passes": "passes", f"task.{depth}": depth, "train.seed": "seeds"}
     for assignment in _SET.value:
         field = assignment.partition("=")[0]
         if field in flag_of:
-            instead = flag_of[field]
-            allowed = f"--{instead}=..." if instead else "the baselines vary it by themselves"
+            allowed = f"--{flag_of[field]}=..."
             raise UserError(f"--set={assignment} is set by the sweep; allowed: {allowed}")
+        if assignment == "sleep.cache=keep":
+            raise UserError(
+                f"--set={assignment} is not possible for a sweep, whose baselines keep the cache; "
+                "allowed: sleep.cache=evict, sleep.cache=slide"
+            )
 
 
 def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:

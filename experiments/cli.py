@@ -33,25 +33,27 @@ def set_up_logging(prefix: str = "") -> None:
     logger.propagate = False
 
 
-def run(main: Callable[[], int], argv: Sequence[str]) -> int:
+def run(
+    main: Callable[[], int], argv: Sequence[str], values: flags.FlagValues = flags.FLAGS
+) -> int:
     """Parses flags and runs `main`; turns bad input into one line and exit code 2."""
     set_up_logging()
     try:
-        rest = flags.FLAGS(list(argv))[1:]
+        rest = values(list(argv))[1:]
         if rest:
             raise UserError(f"argument {rest[0]!r} is not understood; allowed: --flag=value")
         return main()
     except (UserError, flags.Error) as error:
         text = " ".join(str(error).split())
         if isinstance(error, flags.UnrecognizedFlagError):
-            text += f"; allowed: {', '.join(f'--{flag.name}' for flag in own_flags())}"
+            text += f"; allowed: {', '.join(f'--{flag.name}' for flag in own_flags(values))}"
         print(f"error: {text}", file=sys.stderr)
         return 2
 
 
-def own_flags() -> list[flags.Flag]:
+def own_flags(values: flags.FlagValues = flags.FLAGS) -> list[flags.Flag]:
     """The suite's flags, without those that absl defines for every program."""
-    modules = flags.FLAGS.flags_by_module_dict()
+    modules = values.flags_by_module_dict()
     return [flag for name in modules if not name.startswith("absl.") for flag in modules[name]]
 
 

@@ -18,7 +18,14 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, presets
-from sleep_jax.config import RunConfig, override, require, to_dict
+from sleep_jax.config import (
+    AttentionConfig,
+    GatedDeltaNetConfig,
+    RunConfig,
+    override,
+    require,
+    to_dict,
+)
 from sleep_jax.errors import UserError
 from sleep_jax.tasks.rule110 import Rule110Config
 
@@ -67,14 +74,22 @@ class CostConfig:
 
 
 def cpu() -> CostConfig:
-    """A laptop: the paper's from-scratch model, d = 256, windows of 512, up to 128K tokens."""
+    """A laptop: the paper's four blocks at half its width, windows of 512, up to 128K tokens."""
     run = presets.paper().config
+    model = dataclasses.replace(
+        run.model,
+        d_model=128,
+        mlp_hidden=256,
+        attention=AttentionConfig(heads=4, kv_heads=4, head_dim=32),
+        gated_delta_net=GatedDeltaNetConfig(key_heads=4, value_heads=4, key_dim=32, value_dim=32),
+    )
+    train = dataclasses.replace(run.train, batch_size=8)
     return CostConfig(
-        run=dataclasses.replace(run, train=dataclasses.replace(run.train, batch_size=8)),
+        run=dataclasses.replace(run, model=model, train=train),
         window=512,
         passes=(1, 2, 4, 8),
         lengths=(512, 1024, 2048, 4096, 8192, 32768, 131072),
-        rounds=40,
+        rounds=20,
         training_rounds=5,
     )
 
@@ -116,7 +131,6 @@ def main() -> int:
     pattern = ("attention",) * len(hybrid.pattern)
     transformer = dataclasses.replace(hybrid, pattern=pattern)
     load = os.getloadavg()[0]
-    log.info("a token awake, after %s tokens", ", ".join(map(str, config.lengths)))
     contexts = cost.by_context(hybrid, transformer, config.window, config.lengths, config.rounds)
     log.info("a token awake and a sleep, at N = %s", ", ".join(map(str, config.passes)))
     awake, asleep = cost.by_passes(hybrid, config.window, config.passes, config.rounds)

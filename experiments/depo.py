@@ -14,16 +14,8 @@ from typing import Any
 from absl import flags
 
 from experiments import binary, cli, presets
-from experiments.presets import CPU_XLA_FLAGS, Preset
-from sleep_jax.config import (
-    AttentionConfig,
-    GatedDeltaNetConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    SleepConfig,
-    TrainConfig,
-)
+from experiments.presets import Preset
+from sleep_jax.config import AttentionConfig, GatedDeltaNetConfig
 from sleep_jax.tasks.depo import DepoConfig
 
 _MAX_HOPS = flags.DEFINE_list(
@@ -32,27 +24,9 @@ _MAX_HOPS = flags.DEFINE_list(
 
 
 def cpu() -> Preset:
-    """`make experiment EXP=depo`: cycles of up to 8 nodes, 1 to 4 hops."""
-    task = DepoConfig(nodes=8, names_vocab=16, max_name_length=1, max_hops=4, pairs=4, window=4)
-    return Preset(
-        config=RunConfig(
-            model=ModelConfig(pattern=("attention", "gated_delta_net"), vocab_size=task.vocab_size),
-            sleep=SleepConfig(),
-            task=task,
-            optimizer=OptimizerConfig(muon_learning_rate=1e-2, adamw_learning_rate=2e-3),
-            train=TrainConfig(batch_size=64, tokens=1_000_000, evaluations=8, curve_sequences=128),
-        ),
-        passes=(1, 2, 4),
-        depths={4: (0, 1, 2)},
-        match=("tokens", "blocks", "width"),
-        matched_seeds=(0, 1, 2),
-        evicted_seeds=(0,),
-        full_cache_seeds=(0,),
-        platform="cpu",
-        xla_flags=CPU_XLA_FLAGS,
-        flops_per_second=20e9,
-        basis="20 GFLOP/s a core, measured on an AMD EPYC (Milan)",
-    )
+    """`make experiment EXP=depo`: cycles of up to 6 nodes, 1 and 2 hops; two CPU cores."""
+    task = DepoConfig(nodes=6, names_vocab=12, max_name_length=1, max_hops=2, pairs=4, window=4)
+    return presets.on_task(presets.cpu(), task, {2: (0, 1, 2)}, tokens=2_000_000)
 
 
 def smoke() -> Preset:
@@ -69,42 +43,19 @@ def paper() -> Preset:
     paper: one to two H100 days. Starts and resumes here; nobody has finished it yet.
     """
     task = DepoConfig()
-    return Preset(
-        config=RunConfig(
-            model=ModelConfig(
-                pattern=("attention", "gated_delta_net") * 5,
-                d_model=512,
-                mlp_hidden=1024,
-                vocab_size=task.vocab_size,
-                attention=AttentionConfig(heads=8, kv_heads=8, head_dim=64),
-                gated_delta_net=GatedDeltaNetConfig(
-                    key_heads=8, value_heads=8, key_dim=64, value_dim=64
-                ),
-            ),
-            sleep=SleepConfig(),
-            task=task,
-            optimizer=OptimizerConfig(muon_learning_rate=2e-3, adamw_learning_rate=5e-5),
-            train=TrainConfig(
-                batch_size=128,
-                tokens=100_000 * 128 * 360,
-                log_every=50,
-                checkpoint_every=1000,
-                evaluations=50,
-                evaluation_sequences=4096,
-                curve_sequences=1024,
-            ),
-        ),
-        passes=(1, 2, 4),
-        depths={16: (0,)},
-        match=("tokens",),
-        matched_seeds=(0,),
-        evicted_seeds=(0,),
-        full_cache_seeds=(0,),
-        platform="",
-        xla_flags="",
-        flops_per_second=2e13,
-        basis="an assumed 20 TFLOP/s; not measured",
+    preset = presets.on_task(
+        presets.paper(), task, {16: (0,)}, batch_size=128, tokens=100_000 * 128 * 360
     )
+    model = dataclasses.replace(
+        preset.config.model,
+        pattern=("attention", "gated_delta_net") * 5,
+        d_model=512,
+        mlp_hidden=1024,
+        attention=AttentionConfig(heads=8, kv_heads=8, head_dim=64),
+        gated_delta_net=GatedDeltaNetConfig(key_heads=8, value_heads=8, key_dim=64, value_dim=64),
+    )
+    config = dataclasses.replace(preset.config, model=model)
+    return dataclasses.replace(preset, config=config, passes=(1, 2, 4))
 
 
 def _about(task: Any) -> dict[str, Any]:

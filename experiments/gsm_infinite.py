@@ -15,8 +15,7 @@ from typing import Any
 from absl import flags
 
 from experiments import binary, cli, presets
-from experiments.presets import CPU_XLA_FLAGS, Preset
-from sleep_jax.config import ModelConfig, OptimizerConfig, RunConfig, SleepConfig, TrainConfig
+from experiments.presets import Preset
 from sleep_jax.tasks.gsm_infinite.task import GsmInfiniteConfig
 
 _MAX_OPERATIONS = flags.DEFINE_list(
@@ -29,24 +28,8 @@ def cpu() -> Preset:
     task = GsmInfiniteConfig(
         difficulty="hard", modes="forward", max_operations=4, target_length=192, window=64
     )
-    return Preset(
-        config=RunConfig(
-            model=ModelConfig(pattern=("attention", "gated_delta_net"), vocab_size=task.vocab_size),
-            sleep=SleepConfig(),
-            task=task,
-            optimizer=OptimizerConfig(muon_learning_rate=1e-2, adamw_learning_rate=2e-3),
-            train=TrainConfig(batch_size=32, tokens=1_500_000, evaluations=6, curve_sequences=128),
-        ),
-        passes=(1, 2, 4),
-        depths={4: (0, 1, 2)},
-        match=("tokens",),
-        matched_seeds=(0, 1, 2),
-        evicted_seeds=(0,),
-        full_cache_seeds=(0,),
-        platform="cpu",
-        xla_flags=CPU_XLA_FLAGS,
-        flops_per_second=20e9,
-        basis="20 GFLOP/s a core, measured on an AMD EPYC (Milan)",
+    return presets.on_task(
+        presets.cpu(), task, {4: (0, 1, 2)}, batch_size=32, tokens=1_500_000, evaluations=6
     )
 
 

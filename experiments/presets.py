@@ -86,6 +86,19 @@ def smoke() -> Preset:
     return dataclasses.replace(small, match=("tokens", "blocks", "width"), depths={1: (0, 1)})
 
 
+def on_task(
+    preset: Preset, task: Task, depths: dict[int, tuple[int, ...]], **train: object
+) -> Preset:
+    """The preset on another task; `train` are fields of TrainConfig."""
+    config = dataclasses.replace(
+        preset.config,
+        task=task,
+        model=dataclasses.replace(preset.config.model, vocab_size=task.vocab_size),
+        train=dataclasses.replace(preset.config.train, **train),  # type: ignore[arg-type]
+    )
+    return dataclasses.replace(preset, config=config, depths=depths)
+
+
 def shrink(preset: Preset, task: Task) -> Preset:
     """The preset on another task, with a tiny model and 12 steps of 8 sequences; one seed each."""
     model = dataclasses.replace(

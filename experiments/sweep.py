@@ -28,6 +28,7 @@ from sleep_jax.config import to_dict
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
 from sleep_jax.training import loop
+from sleep_jax.training.evaluation import evaluation_sequences
 
 log = logging.getLogger("sleep_jax")
 FAILED = 1
@@ -37,11 +38,13 @@ def check(cells: Sequence[Cell], directory: Path) -> None:
     """Everything that can be refused before anything is compiled, for every cell.
 
     Raises:
-      UserError: an impossible configuration, a directory that cannot be written or that holds
-        another configuration.
+      UserError: an impossible configuration, damaged frozen data, a directory that cannot be
+        written or that holds another configuration.
     """
     for cell in cells:
         cell.config.validate()
+        if cell.config.train.evaluation_data:
+            evaluation_sequences(cell.config, cell.config.train.evaluation_sequences)
     records.check_writable(directory)
     records.check_shared(directory)
     for cell in cells:

@@ -164,6 +164,7 @@ class TrainConfig:
     evaluation_sequences: int = 1024
     curve_sequences: int = 256  # of them, scored before the end, for curves only
     evaluation_split: str = "test"  # tune on "validation"
+    evaluation_data: str = ""  # a split frozen by tasks/frozen.py; empty: sampled afresh
     evaluate_passes: tuple[int, ...] = ()  # other N at which the trained model is read as well
 
     def validate(self) -> None:
@@ -266,9 +267,10 @@ def override(config: T, assignments: Iterable[str]) -> T:
 def _replace(config: T, path: list[str], text: str, assignment: str) -> T:
     types = typing.get_type_hints(type(config))
     name, *rest = path
-    if name not in types:
+    fields = sorted(field.name for field in dataclasses.fields(config))  # type: ignore[arg-type]
+    if name not in fields:
         raise UserError(
-            f"--set {assignment!r}: no field {name!r} here; allowed: {', '.join(sorted(types))}"
+            f"--set {assignment!r}: no field {name!r} here; allowed: {', '.join(fields)}"
         )
     value = getattr(config, name)
     if dataclasses.is_dataclass(value) != bool(rest):

@@ -123,6 +123,8 @@ class Session:
 
     `feed` and `answer` are exact in this sense: after any tokens, `state.logits` are those that
     `sleep.wake` gives for the tokens of the unfinished window, after `sleep.read` of all full ones.
+    The model's `activation_dtype` must be resolved. The programs donate the state, so what is
+    handed out of it is a copy.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class Session:
         self.state = self.programs.start(batch)
         self._count = 0  # state.count, which would have to be fetched
 
-    def feed(self, tokens: np.ndarray) -> jax.Array:
+    def feed(self, tokens: np.ndarray) -> np.ndarray:
         """Reads `[B, n]` int32 tokens, n of any size; returns logits `[B, V]` of the next one.
 
         Windows that these tokens fill and go beyond are slept on without being awake in them first:
@@ -147,19 +149,18 @@ class Session:
         tokens = np.asarray(tokens, np.int32)
         while self._count + tokens.shape[1] > self.window:
             free = self.window - self._count
-            seen = np.asarray(self.state.tokens)[:, : self._count]
+            seen = np.array(self.state.tokens)[:, : self._count]
             self._sleep(np.concatenate([seen, tokens[:, :free]], axis=1))
             tokens = tokens[:, free:]
         for token in tokens.T:
             self._wake(token)
-        return self.state.logits
+        return np.array(self.state.logits)
 
     def answer(self, count: int) -> np.ndarray:
         """`[B, count]` int32 tokens, each the likeliest one after all before it (greedy)."""
         answer = []
         for _ in range(count):
-            likeliest = np.argmax(np.asarray(self.state.logits), axis=-1)
-            answer.append(likeliest.astype(np.int32))
+            answer.append(np.argmax(np.array(self.state.logits), axis=-1).astype(np.int32))
             self._wake(answer[-1])
         return np.stack(answer, axis=1)
 
@@ -167,7 +168,7 @@ class Session:
         self.state = self.programs.token(self.params, self.state, token)
         self._count += 1
         if self._count == self.window:
-            self._sleep(np.asarray(self.state.tokens))
+            self._sleep(np.array(self.state.tokens))
 
     def _sleep(self, tokens: np.ndarray) -> None:
         self.state = self.programs.window(self.params, self.state, tokens)

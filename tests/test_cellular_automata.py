@@ -34,7 +34,7 @@ def run(workdir, *flags):
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 
@@ -188,6 +188,7 @@ BAD = [
     (["--set=model.d_model=wide"], "allowed: a value of int"),
     (["--set=model.pattern=attention,mamba"], "allowed: a list of attention, gated_delta_net"),
     (["--set=sleep.passes=3"], "is set by the sweep; allowed: --passes=..."),
+    (["--set=sleep.cache=keep"], "allowed: sleep.cache=evict, sleep.cache=slide"),
     (["--set=train.tokens=10"], "train.tokens=10 is not possible"),
     (["--workdir=/proc/nowhere"], "--workdir='/proc/nowhere/cellular_automata/smoke' cannot be"),
     (["extra"], "argument 'extra' is not understood"),

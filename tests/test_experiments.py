@@ -1,5 +1,6 @@
 """The smoke preset of every swept experiment but the first, from outside."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from experiments import depo
+from sleep_jax.training.evaluation import evaluation_sequences
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,3 +41,31 @@ def test_smoke_preset_writes_results_by_depth(tmp_path, name, depths, picture):
         assert row["exact_accuracy"] == pytest.approx(overall, abs=1e-6)
     assert (directory / picture).read_bytes().startswith(b"\x89PNG")
     assert (directory / "table.md").read_text() in result.stdout
+
+
+def test_a_frozen_split_is_evaluated_on_and_a_damaged_one_refused(tmp_path):
+    def run(module, *flags):
+        command = [sys.executable, "-m", *module.split(), *flags]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    freeze = ("--experiment=depo", "--preset=smoke", "--count=64", f"--data_dir={tmp_path / 'f'}")
+    done = run("experiments.freeze", *freeze)
+    assert done.returncode == 0, done.stderr
+    directory = Path(done.stdout.strip().splitlines()[-1])
+    assert (directory / "metadata.json").exists()
+    config = depo.smoke().config
+    frozen = dataclasses.replace(config.train, evaluation_data=str(directory))
+    frozen = evaluation_sequences(dataclasses.replace(config, train=frozen), 20)
+    sampled = evaluation_sequences(config, 20)
+    assert sampled.keys() == frozen.keys()
+    assert all((sampled[name] == frozen[name]).all() for name in sampled)
+    (record,) = directory.glob("*array_record*")
+    content = bytearray(record.read_bytes())
+    content[len(content) // 2] ^= 1
+    record.write_bytes(content)
+    sweep = ("--preset=smoke", f"--workdir={tmp_path}", f"--set=train.evaluation_data={directory}")
+    done = run("experiments depo", *sweep)
+    assert done.returncode == 2 and str(directory) in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "depo" / "smoke").exists()
+    done = run("experiments.freeze", "--experiment=dreams")
+    assert done.returncode == 2 and "--experiment=dreams is unknown; allowed: cel" in done.stderr

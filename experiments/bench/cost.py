@@ -1,5 +1,6 @@
 """What sleep costs: a token awake, a sleep, the bytes of a session, a training step, by N."""
 
+import logging
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ from sleep_jax import distributed
 from sleep_jax.config import ModelConfig, RunConfig, SleepConfig
 from sleep_jax.model import decoder
 from sleep_jax.session import Session
+
+log = logging.getLogger("sleep_jax")
 
 CACHES = ("evict", "slide")
 TRANSFORMER = "transformer"
@@ -100,6 +103,7 @@ def by_context(
     params = jax.jit(lambda key: decoder.init(transformer, key))(jax.random.key(0))
     rows, fed = [], 0
     for length in lengths:
+        log.info("a token awake, after %d tokens", length)
         tokens = rng.integers(0, hybrid.vocab_size, (1, length - fed), np.int32)
         calls: dict[str, Callable[[], None]] = {}
         for name, session in sessions.items():

@@ -27,7 +27,10 @@ class KeyValues(struct.PyTreeNode):
     span: int = struct.field(pytree_node=False)
 
     def written(self, keys: jax.Array, values: jax.Array) -> "KeyValues":
-        """The cache with the next tokens' keys, rotated, and values `[B, L, Hkv, Dh]`."""
+        """The cache with the next tokens' keys, rotated, and values `[B, L, Hkv, Dh]`.
+
+        The caller sees to it that slots are left: the last ones would be overwritten.
+        """
         slots, length = self.keys.shape[1], keys.shape[1]
         if length > slots:
             raise ValueError(f"{length} tokens do not fit into a cache of {slots}")

@@ -146,7 +146,8 @@ class DepoConfig:
     def sample(self, seed: int, split: int, start: int, count: int) -> Batch:
         """Examples start .. start+count-1; each is a pure function of (seed, split, its index).
 
-        The splits are different random streams; at 75 nodes no example occurs twice.
+        The splits are different random streams. No example is held out by force: short training
+        cycles may recur, one of 75 nodes has no chance to.
 
         Args:
             seed: in 0 .. 2^64-1.

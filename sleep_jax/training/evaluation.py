@@ -7,8 +7,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sleep_jax import distributed, processes
-from sleep_jax.config import RunConfig
+from sleep_jax.config import RunConfig, require
 from sleep_jax.model.decoder import Parameters
+from sleep_jax.tasks import frozen
 from sleep_jax.tasks.task import SPLITS, Batch
 from sleep_jax.training.step import Program, make_evaluation_step, means
 
@@ -17,9 +18,18 @@ EVALUATION_SEED = 20_260_527
 
 
 def evaluation_sequences(config: RunConfig, count: int) -> Batch:
-    """The first `count` sequences of the run's evaluation split."""
-    split = SPLITS[config.train.evaluation_split]
-    return config.task.sample(EVALUATION_SEED, split, 0, count)
+    """The first `count` sequences of the run's evaluation split.
+
+    Raises:
+      UserError: `train.evaluation_data` is damaged, of another task or split, or too short.
+    """
+    split, directory = config.train.evaluation_split, config.train.evaluation_data
+    if not directory:
+        return config.task.sample(EVALUATION_SEED, SPLITS[split], 0, count)
+    sequences = frozen.load(directory, config.task, split)
+    found = len(sequences["mask"])
+    require(found >= count, "train.evaluation_sequences", count, f"<= {found}, what is frozen")
+    return {name: array[:count] for name, array in sequences.items()}
 
 
 def evaluate(
