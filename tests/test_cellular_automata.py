@@ -174,7 +174,10 @@ def _free(directory, deadline):
 
 BAD = [
     (["--preset=huge"], "--preset=huge is unknown; allowed: cpu, smoke, h100, paper"),
-    (["--nope=1"], "Unknown command line flag 'nope'; allowed: --preset, --passes,"),
+    (["--nope=1"], "Unknown command line flag 'nope'; allowed: --data, --fsdp, --tensor,"),
+    (["--coordinator=here"], "--coordinator=here is not possible; allowed: host:port, or auto"),
+    (["--coordinator=auto"], "--coordinator=auto finds no cluster"),
+    (["--process_id=1"], "--process_id=1 needs --coordinator=host:port"),
     (["--passes=0"], "--passes=0 is not possible; allowed: whole numbers N >= 1"),
     (["--passes=1,x"], "--passes=x is not possible"),
     (["--rollout_steps=-1"], "--rollout_steps=-1 is not possible"),
