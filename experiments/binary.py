@@ -119,6 +119,8 @@ def _refuse_swept_fields(depth: str) -> None:
 def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
     """All cells of the sweep."""
     at = {depth: at_depth(experiment, preset, depth) for depth in preset.depths}
+    for config in at.values():
+        config.validate()  # before FLOPs of what cannot be are counted
     headline, largest = at[next(iter(preset.depths))], max(preset.passes)
     planned = [
         cells.hybrid(at[depth], passes, seed)
