@@ -46,6 +46,8 @@ class Experiment:
         task that it sets.
       lowest_depth: the least number it allows.
       about: what plan.json is to hold for the report beside the cells, from the headline config.
+      adapt: what else a depth changes in a configuration.
+      more: further cells, from the headline config and the preset.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Experiment:
     depth_flag: flags.FlagHolder[list[str] | None]
     lowest_depth: int
     about: Callable[[Any], dict[str, Any]]
+    adapt: Callable[[RunConfig], RunConfig] = lambda config: config
+    more: Callable[[RunConfig, Preset], list[cells.Cell]] = lambda config, preset: []
 
 
 def select(experiment: Experiment, preset: Preset) -> Preset:
@@ -139,13 +143,13 @@ def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
         for cache, seeds in (("evict", preset.evicted_seeds), ("keep", preset.full_cache_seeds))
         for seed in seeds
     ]
-    return planned
+    return planned + experiment.more(headline, preset)
 
 
 def at_depth(experiment: Experiment, preset: Preset, depth: int) -> RunConfig:
     """The preset's configuration at a depth."""
     task = dataclasses.replace(preset.config.task, **{experiment.depth_flag.name: depth})
-    return dataclasses.replace(preset.config, task=task)
+    return experiment.adapt(dataclasses.replace(preset.config, task=task))
 
 
 def main(experiment: Experiment) -> int:

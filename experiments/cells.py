@@ -27,7 +27,7 @@ class Cell:
         suffix = "" if self.match == EQUAL_TOKENS else "-" + self.match.replace("_", "-")
         return (
             f"{self.model.replace('_', '-')}-N{self.config.sleep.passes}"
-            f"-{self.config.task.label}-s{self.config.train.seed}{suffix}"
+            f"-{self.config.task.label}-s{self.config.train.seed}{_regime_name(self.config)}{suffix}"
         )
 
     @property
@@ -48,7 +48,34 @@ class Cell:
             **config.task.setting(),
             "seed": config.train.seed,
             "match": self.match,
+            "regime": regime(self.config),
         }
+
+
+def regime(config: RunConfig) -> str:
+    """How training departs from one depth and one N throughout, or "plain"."""
+    easier, rising, drawn, back = _departures(config)
+    words = [
+        f"t = {', '.join(map(str, easier))} first" if easier else "",
+        f"N = {', '.join(map(str, rising))} first" if rising else "",
+        f"N drawn from {', '.join(map(str, drawn))}" if drawn else "",
+        f"gradient through the last {back} of {config.sleep.passes} passes" if back else "",
+    ]
+    return "; ".join(filter(None, words)) or "plain"
+
+
+def _regime_name(config: RunConfig) -> str:
+    """The same as part of the name of a directory."""
+    easier, rising, drawn, back = _departures(config)
+    parts = (("t", easier), ("N", rising), ("drawn", drawn), ("back", (back,) if back else ()))
+    return "".join(f"-{name}{'.'.join(map(str, values))}" for name, values in parts if values)
+
+
+def _departures(
+    config: RunConfig,
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
+    change = config.curriculum
+    return change.rollout_steps, change.passes, change.drawn_passes, config.sleep.backward_passes
 
 
 def hybrid(base: RunConfig, passes: int, seed: int) -> Cell:
@@ -65,7 +92,7 @@ def matched(base: RunConfig, passes: int, seed: int, spend: str) -> Cell:
         rounding leaves over or under is made up in tokens.
     """
     dear = training_flops(_at(base, passes, seed))
-    config = _at(base, 1, seed)
+    config = _one_pass(base, seed)
     if spend != TOKENS:
         grow = {BLOCKS: _deeper, WIDTH: _wider}[spend]
         target = dear / config.steps
@@ -105,14 +132,24 @@ def _wider(model: ModelConfig, more: int) -> ModelConfig:
 
 def transformer(base: RunConfig, cache: str, seed: int) -> Cell:
     """Attention in every block, its cache evicted ("evict") or kept ("keep")."""
-    config = _at(base, 1, seed)
+    config = _one_pass(base, seed)
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, pattern=("attention",) * len(base.model.pattern)),
         sleep=dataclasses.replace(config.sleep, cache=cache),
-        train=dataclasses.replace(config.train, evaluate_passes=()),
+        train=dataclasses.replace(config.train, evaluate_passes=(), halting_thresholds=()),
     )
     return Cell(EVICTED if cache == "evict" else FULL_CACHE, EQUAL_TOKENS, config)
+
+
+def _one_pass(base: RunConfig, seed: int) -> RunConfig:
+    """N = 1 throughout, with the depths of `base`."""
+    config = _at(base, 1, seed)
+    return dataclasses.replace(
+        config,
+        sleep=dataclasses.replace(config.sleep, backward_passes=0),
+        curriculum=dataclasses.replace(config.curriculum, passes=(), drawn_passes=()),
+    )
 
 
 def _at(base: RunConfig, passes: int, seed: int) -> RunConfig:

@@ -102,9 +102,14 @@ class SleepConfig:
     # its newest L - 1 tokens; "keep" reads the whole sequence in one window, the full-attention
     # baseline.
     cache: str = "evict"
+    # The gradient goes back through the last so many passes over a window, as if the passes before
+    # them had changed nothing; 0: through all.
+    backward_passes: int = 0
 
     def validate(self) -> None:
         require(self.passes >= 1, "sleep.passes", self.passes, "N >= 1")
+        back = self.backward_passes
+        require(back >= 0, "sleep.backward_passes", back, ">= 0 (0: all)")
         require(
             self.remat in ("none", "pass", "window"),
             "sleep.remat",
@@ -150,6 +155,35 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CurriculumConfig:
+    """What changes in the course of training; evaluation is at the task's own depth and N.
+
+    Attributes:
+      rollout_steps: t of Rule 110 for the first `share` of the run, in this order and for equally
+        long; after them the task's own t. Empty: its own from the start.
+      passes: N for the first `share` of the run, likewise.
+      drawn_passes: N is drawn from these for every batch, each equally often: elastic sleep.
+      share: of the run's steps.
+    """
+
+    rollout_steps: tuple[int, ...] = ()
+    passes: tuple[int, ...] = ()
+    drawn_passes: tuple[int, ...] = ()
+    share: float = 2 / 3
+
+    def validate(self) -> None:
+        """Raises UserError naming the field."""
+        for name, least in (("rollout_steps", 0), ("passes", 1), ("drawn_passes", 1)):
+            values = getattr(self, name)
+            allowed = f"whole numbers >= {least}"
+            require(all(n >= least for n in values), f"curriculum.{name}", values, allowed)
+        require(0 < self.share <= 1, "curriculum.share", self.share, "a share of the run, 0 to 1")
+        both = bool(self.passes and self.drawn_passes)
+        allowed = "empty where curriculum.passes is given"
+        require(not both, "curriculum.drawn_passes", self.drawn_passes, allowed)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Budget, cadence and evaluation of one run. Steps are counted in optimizer updates."""
 
@@ -166,6 +200,9 @@ class TrainConfig:
     evaluation_split: str = "test"  # tune on "validation"
     evaluation_data: str = ""  # a split frozen by tasks/frozen.py; empty: sampled afresh
     evaluate_passes: tuple[int, ...] = ()  # other N at which the trained model is read as well
+    # Read at the largest of these N and sleep.passes, and stop sleeping on a window as soon as a
+    # pass changes the fast weights by less than this share of them: sleep.sleep_until.
+    halting_thresholds: tuple[float, ...] = ()
 
     def validate(self) -> None:
         for name in (
@@ -193,6 +230,8 @@ class TrainConfig:
         )
         passes = self.evaluate_passes
         require(all(n >= 1 for n in passes), "train.evaluate_passes", passes, "N >= 1")
+        halting = self.halting_thresholds
+        require(all(x > 0 for x in halting), "train.halting_thresholds", halting, "> 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,11 +243,31 @@ class RunConfig:
     task: Task = Rule110Config()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
 
     def validate(self) -> None:
         """Raises UserError with one line for the first field that cannot be."""
-        for part in (self.model, self.sleep, self.task, self.optimizer, self.train):
+        parts = (self.model, self.sleep, self.task, self.optimizer, self.train, self.curriculum)
+        for part in parts:
             part.validate()
+        easier = self.curriculum.rollout_steps
+        require(
+            not easier or isinstance(self.task, Rule110Config),
+            "curriculum.rollout_steps",
+            easier,
+            f"empty for the task {self.task.name}",
+        )
+        changing = self.curriculum.passes + self.curriculum.drawn_passes
+        require(
+            not changing or self.sleep.cache != "keep",
+            "curriculum.passes",
+            changing,
+            "empty with sleep.cache=keep (nothing sleeps)",
+        )
+        halting = self.train.halting_thresholds
+        fits = self.sleep.cache == "evict" and "gated_delta_net" in self.model.pattern
+        allowed = "empty but for fast weights with sleep.cache=evict"
+        require(not halting or fits, "train.halting_thresholds", halting, allowed)
         vocabulary = self.model.vocab_size
         needed = self.task.vocab_size
         require(vocabulary >= needed, "model.vocab_size", vocabulary, f">= {needed} for this task")

@@ -1,14 +1,18 @@
 """Floating-point operations of a run, from its shapes.
 
 Counted: the matrix products of Algorithm 1 (two operations a multiply-add), backward as twice the
-forward. Not counted: rematerialisation (the same share of every hybrid run), norms, gates and other
-elementwise work, the embedding lookup, the optimizer. A transformer whose cache is evicted learns
-nothing from its context windows, so the compiler removes them and they are not counted either.
-Attention is counted for every pair of a token and a key at hand, masked or not.
-tests/test_flops.py holds this against the compiler's own count.
+forward of the passes that it goes through. Not counted: rematerialisation (the same share of every
+hybrid run), norms, gates and other elementwise work, the embedding lookup, the optimizer. A
+transformer whose cache is evicted learns nothing from its context windows, so the compiler removes
+them and they are not counted either. Attention is counted for every pair of a token and a key at
+hand, masked or not. tests/test_flops.py holds this against the compiler's own count.
 """
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sleep_jax.config import ModelConfig, RunConfig
+from sleep_jax.curriculum import passes_by_step
 
 
 def block_flops(config: ModelConfig, mixer: str, length: int, kept: int = 0) -> int:
@@ -52,11 +56,21 @@ def forward_flops(config: RunConfig, passes: int) -> int:
     return context + window(answers) + unembedding
 
 
-def training_flops_per_step(config: RunConfig) -> int:
-    """Operations of one optimizer update: forward and backward of one batch."""
-    return 3 * config.train.batch_size * forward_flops(config, config.sleep.passes)
+def training_flops_per_step(config: RunConfig, passes: int | None = None) -> int:
+    """Operations of one optimizer update at N, by default sleep.passes: forward and backward."""
+    passes = passes or config.sleep.passes
+    back = min(config.sleep.backward_passes or passes, passes)
+    forward = forward_flops(config, passes)
+    return config.train.batch_size * (forward + 2 * forward_flops(config, back))
+
+
+def training_flops_by_step(config: RunConfig) -> NDArray[np.int64]:
+    """Operations of each optimizer update, `[steps]`."""
+    passes = passes_by_step(config)
+    at = {n: training_flops_per_step(config, int(n)) for n in np.unique(passes)}
+    return np.asarray([at[n] for n in passes], np.int64)
 
 
 def training_flops(config: RunConfig) -> int:
     """Operations of the whole run."""
-    return config.steps * training_flops_per_step(config)
+    return int(training_flops_by_step(config).sum())

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -108,18 +107,17 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def compiled(function: Callable[..., T], *arguments: Any) -> Callable[..., T]:
-    """A jitted function, of several processes only when all of them have compiled it.
+def compiled(function: Any, *arguments: Any) -> jax.stages.Compiled:
+    """A jitted function compiled for these arguments; of several processes when all have done so.
 
     The first collective on CPUs gives up after 30 s on a process that still compiles.
     """
-    if jax.process_count() == 1:
-        return function
     key = (function, str(jax.tree.map(jax.typeof, arguments)))
     if key not in _COMPILED:
-        _COMPILED[key] = function.lower(*arguments).compile()  # type: ignore[attr-defined]
-        name = f"sleep_jax_compiled_{len(_COMPILED)}"
-        multihost.sync_global_processes(name, timeout=COMPILE_SECONDS)
+        _COMPILED[key] = function.lower(*arguments).compile()
+        if jax.process_count() > 1:
+            name = f"sleep_jax_compiled_{len(_COMPILED)}"
+            multihost.sync_global_processes(name, timeout=COMPILE_SECONDS)
     return _COMPILED[key]
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from sleep_jax.config import ModelConfig, SleepConfig
@@ -61,7 +62,9 @@ def initial_state(
     return decoder.with_cache(model, fast, batch, span=span, kept=span - 1, room=max(windows))
 
 
-def sleep(model: Model, h: jax.Array, state: State, passes: int, remat: str = "none") -> State:
+def sleep(
+    model: Model, h: jax.Array, state: State, passes: int, remat: str = "none", backward: int = 0
+) -> State:
     """Runs N passes over one window and returns the state; the features are discarded.
 
     Args:
@@ -69,17 +72,74 @@ def sleep(model: Model, h: jax.Array, state: State, passes: int, remat: str = "n
       state: on entry; its fast weights, float32, are never reset between passes.
       passes: N >= 1, static.
       remat: "pass" keeps only the carry between passes for the backward.
+      backward: k; the gradient goes through the last k passes and past the N - k before them as if
+        they had changed nothing, so that it still reaches earlier windows. 0: through all.
     """
+    before = state
     blocks = jax.checkpoint(model.blocks) if remat == "pass" else model.blocks
 
     def one_pass(carry, _):
         h, after = carry
-        return blocks(h, decoder.next_pass(state, after)), None
+        return blocks(h, decoder.next_pass(before, after)), None
 
+    carry = (h, state)
+    if 0 < backward < passes:
+        moved, _ = lax.scan(one_pass, lax.stop_gradient(carry), length=passes - backward)
+        carry = jax.tree.map(_pass_gradient, carry, moved)
+        passes = backward
     if passes == 1:
-        return model.evict(blocks(h, state)[1])
-    (_, after), _ = lax.scan(one_pass, (h, state), length=passes)
-    return model.evict(after)
+        carry, _ = one_pass(carry, None)
+    else:
+        carry, _ = lax.scan(one_pass, carry, length=passes)
+    return model.evict(carry[1])
+
+
+def _pass_gradient(before: jax.Array, after: jax.Array) -> jax.Array:
+    """The value of `after`, with the gradient of `before`."""
+    if not jnp.issubdtype(after.dtype, jnp.floating):
+        return after
+    return lax.stop_gradient(after) + (before - lax.stop_gradient(before))
+
+
+def sleep_until(
+    model: Model, h: jax.Array, state: State, passes: int, threshold: float
+) -> tuple[State, jax.Array]:
+    """Sleeps over one window until a pass changes the fast weights little; at most N passes.
+
+    A sequence stops after the first pass whose change of its fast weights, the Euclidean norm over
+    all blocks and heads, is below `threshold` times their norm after it. For evaluation: sequences
+    that have stopped are still computed, and left as they were.
+
+    Args:
+      h: `[B, L, D]`, the embedded window.
+      state: fast weights by block name ("evict"), each `[B, ...]` float32.
+
+    Returns:
+      The state, and the passes that each sequence took, `[B]` int32.
+    """
+
+    def one_pass(carry, _):
+        h, fast, used, awake = carry
+        h_next, fast_next = model.blocks(h, fast)
+        change = jax.tree.map(jnp.subtract, fast_next, fast)
+        small = _norms(change) < threshold * _norms(fast_next)
+        h, fast = jax.tree.map(
+            lambda old, new: jnp.where(awake.reshape(-1, *(1,) * (new.ndim - 1)), new, old),
+            (h, fast),
+            (h_next, fast_next),
+        )
+        return (h, fast, used + awake, awake & ~small), None
+
+    rows = h.shape[0]
+    start = (h, state, jnp.zeros(rows, jnp.int32), jnp.ones(rows, bool))
+    (_, state, used, _), _ = lax.scan(one_pass, start, length=passes)
+    return model.evict(state), used
+
+
+def _norms(fast: State) -> jax.Array:
+    """Euclidean norm over everything but the batch, `[B]`."""
+    squares = (jnp.sum(jnp.square(x), range(1, x.ndim)) for x in jax.tree.leaves(fast))
+    return jnp.sqrt(functools.reduce(jnp.add, squares))
 
 
 def read(model: Model, windows: jax.Array, state: State, config: SleepConfig) -> State:
@@ -94,12 +154,25 @@ def read(model: Model, windows: jax.Array, state: State, config: SleepConfig) ->
     """
 
     def one_window(state: State, tokens: jax.Array):
-        return sleep(model, model.embed(tokens), state, config.passes, config.remat), None
+        h = model.embed(tokens)
+        return sleep(model, h, state, config.passes, config.remat, config.backward_passes), None
 
     if config.remat == "window":
         one_window = jax.checkpoint(one_window)
     state, _ = lax.scan(one_window, state, windows.swapaxes(0, 1))
     return state
+
+
+def read_until(
+    model: Model, windows: jax.Array, state: State, passes: int, threshold: float
+) -> tuple[State, jax.Array]:
+    """`read` with `sleep_until`: the state, and passes by window, `[B, C]` int32."""
+
+    def one_window(state: State, tokens: jax.Array):
+        return sleep_until(model, model.embed(tokens), state, passes, threshold)
+
+    state, used = lax.scan(one_window, state, windows.swapaxes(0, 1))
+    return state, used.swapaxes(0, 1)
 
 
 def wake(model: Model, windows: jax.Array, state: State) -> tuple[jax.Array, State]:

@@ -32,6 +32,7 @@ def row(passes=1, seed=0, match="tokens", right=(0.9, 0.5), model="hybrid", **ch
         "passes": passes,
         "seed": seed,
         "match": match,
+        "regime": "plain",
         "train_tokens": 1000 if match == "tokens" else 2000,
         "train_flops": 2 * 10**9 * passes,
         "parameters": 1234,

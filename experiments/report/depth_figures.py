@@ -60,7 +60,7 @@ def _draw_curve(
     axis: Axes, rows: list[dict], group: DepthGroup, depth: str, name: str, colour: str
 ) -> None:
     """The mean over seeds, and a band from the lowest to the highest seed."""
-    same = ("label", "model", "update_rule", "passes", "match", "train_tokens")
+    same = ("label", "model", "update_rule", "passes", "match", "regime", "train_tokens")
     curves = [row["curve"] for row in rows if all(row[key] == group[key] for key in same)]
     x = [point["train_flops"] for point in curves[0]]
     y = np.array([[point["by_depth"][depth][name] for point in curve] for curve in curves])

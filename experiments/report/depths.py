@@ -9,9 +9,9 @@ from typing import Any, TypedDict
 from experiments.report.conclusion import is_learned, order
 from experiments.report.groups import SPENT_ON, Interval, short
 from experiments.report.summary import Row, check_scores, group_rows, interval, mean
-from experiments.report.words import TRAINED_ON, model_name, quote, scientific
+from experiments.report.words import TRAINED_ON, model_name, quote, scientific, trained_on
 
-_KEY = ("label", "model", "update_rule", "passes", "match", "train_tokens")
+_KEY = ("label", "model", "update_rule", "passes", "match", "regime", "train_tokens")
 
 
 class AtDepth(TypedDict):
@@ -30,6 +30,7 @@ class DepthGroup(TypedDict):
     update_rule: str
     passes: int
     match: str
+    regime: str
     train_tokens: int
     train_flops: int
     parameters: int
@@ -62,6 +63,7 @@ def _group(rows: list[Row]) -> DepthGroup:
         "update_rule": first["update_rule"],
         "passes": first["passes"],
         "match": first["match"],
+        "regime": first["regime"],
         "train_tokens": first["train_tokens"],
         "train_flops": first["train_flops"],
         "parameters": first["parameters"],
@@ -166,6 +168,7 @@ def _order(group: DepthGroup) -> tuple[Any, ...]:
         group["model"],
         group["update_rule"],
         list(TRAINED_ON).index(group["match"]),
+        group["regime"],
         group["train_tokens"],
         group["passes"],
     )
@@ -178,7 +181,7 @@ def _line(group: DepthGroup, summary: Sequence[DepthGroup]) -> list[str]:
         group["label"],
         model_name(group),
         str(group["passes"]),
-        TRAINED_ON[group["match"]],
+        trained_on(group),
         short(group["parameters"]),
         short(group["train_tokens"]),
         scientific(group["train_flops"]),

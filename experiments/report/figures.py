@@ -12,6 +12,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from experiments.report import rule110
 from experiments.report.groups import (
     Group,
     Headline,
@@ -179,8 +180,7 @@ def _draw_curve(axis: Axes, rows: list[dict], group: Group, unit: str, colour: s
     curves = [
         {point["step"]: point for point in row["curve"]}
         for row in rows
-        if all(row[name] == group[name] for name in ("model", "update_rule", "passes", "match"))
-        and all(row[name] == group[name] for name in ("rollout_steps", "width", "train_tokens"))
+        if all(row[name] == group[name] for name in rule110.KEY)
     ]
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     x = [curves[0][step][unit] for step in steps]
@@ -205,7 +205,7 @@ def _draw_depths(axis: Axes, summary: list[Group], at: Headline) -> None:
         if group["width"] == at.width and group["update_rule"] in (at.update_rule, "none")
     ]
     series: list[tuple[str, list[Group], dict[str, Any]]] = []
-    hybrids = [group for group in here if group["model"] == "hybrid"]
+    hybrids = [g for g in here if g["model"] == "hybrid" and g["regime"] == at.regime]
     equal = [
         group
         for group in hybrids

@@ -25,6 +25,7 @@ class Group(TypedDict):
     rollout_steps: int
     width: int
     match: str
+    regime: str
     train_tokens: int
     train_flops: int
     parameters: int
@@ -43,6 +44,7 @@ class Headline(NamedTuple):
     update_rule: str
     rollout_steps: int
     width: int
+    regime: str
     train_tokens: int
 
 
@@ -84,7 +86,7 @@ def equal_compute(summary: Sequence[Group], at: Headline) -> list[Group]:
             if group["model"] == "hybrid"
             and group["match"] == match
             and group["passes"] == 1
-            and _setting(group)[:3] == at[:3]  # its tokens differ: that is what was matched away
+            and _setting(group)[:4] == at[:4]  # its tokens differ: that is what was matched away
         ]
         if found:
             chosen.append(min(found, key=lambda group: abs(group["train_flops"] - target)))
@@ -101,5 +103,9 @@ def short(count: int) -> str:
 
 def _setting(group: Group) -> Headline:
     return Headline(
-        group["update_rule"], group["rollout_steps"], group["width"], group["train_tokens"]
+        group["update_rule"],
+        group["rollout_steps"],
+        group["width"],
+        group["regime"],
+        group["train_tokens"],
     )

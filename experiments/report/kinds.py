@@ -6,7 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.report import depth_figures, depths, figures, published, rule110
+from experiments.report import (
+    depth_figures,
+    depths,
+    elastic,
+    figures,
+    published,
+    regimes,
+    rule110,
+)
 from experiments.report.conclusion import conclude
 
 Results = dict[str, Any]
@@ -58,4 +66,21 @@ GSM_INFINITE = DEPO._replace(
     paper_setting=published.GSM_SETTING,
     published=published.GSM_INFINITE,
 )
-KINDS = {"cellular_automata": RULE_110, "depo": DEPO, "gsm_infinite": GSM_INFINITE}
+ROLLOUT_CURRICULUM = RULE_110._replace(
+    conclude=regimes.conclude, drawings={"curves.png": regimes.curves}
+)
+ELASTIC_SLEEP = RULE_110._replace(
+    summarise=elastic.summarise,
+    conclude=elastic.conclude,
+    header=elastic.header,
+    lines=elastic.lines,
+    published=[],
+    drawings={"by_passes.png": elastic.by_passes},
+)
+KINDS = {
+    "cellular_automata": RULE_110,
+    "depo": DEPO,
+    "gsm_infinite": GSM_INFINITE,
+    "elastic_sleep": ELASTIC_SLEEP,
+    "rollout_curriculum": ROLLOUT_CURRICULUM,
+}

@@ -5,15 +5,16 @@ from typing import Any
 
 from experiments.report.groups import SPENT_ON, Group, short
 from experiments.report.summary import Row, check_scores, group_rows, interval, mean
-from experiments.report.words import TRAINED_ON, model_name, quote, scientific
+from experiments.report.words import TRAINED_ON, model_name, quote, scientific, trained_on
 
-_KEY = (
+KEY = (
     "model",
     "update_rule",
     "passes",
     "rollout_steps",
     "width",
     "match",
+    "regime",
     "train_tokens",
 )
 HEADER = (
@@ -38,7 +39,7 @@ def summarise(rows: Iterable[Row]) -> list[Group]:
     rows = list(rows)
     for row in rows:
         check_scores(row)
-    return [_group(found) for found in group_rows(rows, _KEY)]
+    return [_group(found) for found in group_rows(rows, KEY)]
 
 
 def _group(rows: list[Row]) -> Group:
@@ -51,6 +52,7 @@ def _group(rows: list[Row]) -> Group:
         "rollout_steps": first["rollout_steps"],
         "width": first["width"],
         "match": first["match"],
+        "regime": first["regime"],
         "train_tokens": first["train_tokens"],
         "train_flops": first["train_flops"],
         "parameters": first["parameters"],
@@ -74,6 +76,7 @@ def _order(group: Group) -> tuple[Any, ...]:
         group["model"],
         group["update_rule"],
         list(TRAINED_ON).index(group["match"]),
+        group["regime"],
         group["train_tokens"],
         group["passes"],
     )
@@ -91,7 +94,7 @@ def _line(group: Group) -> list[str]:
         str(group["passes"]),
         str(group["rollout_steps"]),
         str(group["width"]),
-        TRAINED_ON[group["match"]],
+        trained_on(group),
         short(group["parameters"]),
         short(group["train_tokens"]),
         scientific(group["train_flops"]),

@@ -28,8 +28,7 @@ def markdown(results: dict[str, Any]) -> str:
         f"# {results['experiment']}, preset {results['preset']}",
         markdown_table(*_table(results)),
         *_notes(results),
-        f"{_published_title(results)}:",
-        markdown_table(_PUBLISHED_HEADER, _published_cells(results)),
+        *_published(results, markdown_table, str),
         _missing(results, lambda cell: f"`{cell}`"),
     ]
     return "\n\n".join(parts) + "\n"
@@ -41,8 +40,7 @@ def latex(results: dict[str, Any]) -> str:
         rf"\textbf{{{escape(results['experiment'])}, preset {escape(results['preset'])}}}\par",
         latex_table(*_table(results)),
         *(rf"{escape(note)}\par" for note in _notes(results)),
-        rf"{escape(_published_title(results))}:\par",
-        latex_table(_PUBLISHED_HEADER, _published_cells(results)),
+        *_published(results, latex_table, lambda text: rf"{escape(text)}\par"),
         rf"{escape(_missing(results, str))}\par",
     ]
     return "\n\n".join(parts) + "\n"
@@ -51,6 +49,18 @@ def latex(results: dict[str, Any]) -> str:
 def _table(results: dict[str, Any]) -> tuple[Sequence[str], list[list[str]]]:
     kind, summary = KINDS[results["experiment"]], results["summary"]
     return kind.header(summary), kind.lines(summary)
+
+
+def _published(
+    results: dict[str, Any],
+    table: Callable[[Sequence[str], list[list[str]]], str],
+    say: Callable[[str], str],
+) -> list[str]:
+    """The paper's numbers, or that it has none."""
+    if not results["published"]:
+        return [say("The paper reports nothing of the kind.")]
+    cells = _published_cells(results)
+    return [say(f"{_published_title(results)}:"), table(_PUBLISHED_HEADER, cells)]
 
 
 def _published_title(results: dict[str, Any]) -> str:

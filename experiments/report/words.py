@@ -8,6 +8,7 @@ from experiments.report.groups import SPENT_ON, Interval
 TRAINED_ON = {"tokens": "equal tokens"} | {
     match: f"equal compute, {spent}" for match, spent in SPENT_ON.items()
 }
+PLAIN = "plain"  # the regime of one depth and one N throughout
 _MODELS = {
     "hybrid": "hybrid",
     "transformer_evicted": "transformer, evicted cache",
@@ -21,6 +22,12 @@ def model_name(group: Mapping[str, Any]) -> str:
     if group["update_rule"] == "none":
         return name
     return f"{name}, {group['update_rule'].replace('_', ' ')}"
+
+
+def trained_on(group: Mapping[str, Any]) -> str:
+    """What was matched, and what was not done as usual."""
+    matched = TRAINED_ON[group["match"]]
+    return matched if group["regime"] == PLAIN else f"{matched}; {group['regime']}"
 
 
 def series_name(group: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Accuracy of a model on held-out sequences, at any N and for each depth."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -39,22 +38,21 @@ def evaluate(
     sequences: Batch,
     batch_size: int,
     passes: int | None = None,
+    threshold: float | None = None,
 ) -> dict[str, Any]:
     """`loss`, `label_accuracy`, `exact_accuracy` over all sequences, at the trained N or another.
 
     Args:
       sequences: arrays `[S, ...]`; a ragged last batch is filled with masked rows.
       passes: N at which the context is read; None is the N that was trained.
+      threshold: where sleep halts (`sleep.sleep_until`); None: never.
 
     Returns:
       The three numbers; and where answers differ in depth, the three for each of them under
-      `by_depth`, with the number of `answers`.
+      `by_depth`, with the number of `answers`. With a `threshold`, `mean_passes` over windows.
     """
-    if passes is not None:
-        program = dataclasses.replace(
-            program, sleep=dataclasses.replace(program.sleep, passes=passes)
-        )
-    step = make_evaluation_step(program, mesh)
+    program = program.at(passes or program.sleep.passes)
+    step = make_evaluation_step(program, mesh, threshold)
     count = len(sequences["mask"])
     batches = [
         distributed.whole_to_mesh(_rows(sequences, start, batch_size), mesh)
@@ -66,7 +64,10 @@ def evaluate(
         name: np.concatenate([np.asarray(batch[name], np.float64) for batch in pending])[:count]
         for name in pending[0]
     }
+    taken = sums.pop("passes", None)
     values: dict[str, Any] = _floats(sums)
+    if taken is not None:
+        values["mean_passes"] = float(taken.mean())
     scored = sums["labels"] > 0
     depths = np.unique(sequences["depth"][scored])
     if len(depths) > 1:

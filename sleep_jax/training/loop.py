@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 
 from sleep_jax import distributed, processes, records
 from sleep_jax.config import RunConfig
-from sleep_jax.flops import training_flops_per_step
+from sleep_jax.curriculum import passes_by_step, sampler
+from sleep_jax.flops import training_flops_by_step
 from sleep_jax.tasks.pipeline import BatchSource, make_iterator
-from sleep_jax.tasks.task import TRAIN
 from sleep_jax.training.checkpoint import Checkpoints
 from sleep_jax.training.evaluation import evaluate, evaluation_sequences
 from sleep_jax.training.optimizer import label, path_name, schedule
@@ -77,20 +77,20 @@ class _Run:
         train = config.train
         distributed.require_batch_divides(mesh, train.batch_size, train.accumulate)
         self.program = Program.of(config, mesh.devices.flat[0].platform)
-        self.step_fn = make_train_step(self.program, mesh)
+        self.passes = passes_by_step(config)
+        self.steps_at: dict[int, jax.stages.Compiled] = {}  # by N
         self.rate = schedule(config.optimizer, config.steps)
         self.sequences = evaluation_sequences(config, config.train.evaluation_sequences)
         self.floor = config.task.floor(self.sequences)
-        self.flops = training_flops_per_step(config)
+        self.flops = np.cumsum(training_flops_by_step(config))
 
         self.checkpoints = Checkpoints(
             directory / "checkpoints", train.checkpoint_every, train.keep_checkpoints
         )
-        sample = functools.partial(config.task.sample, train.seed, TRAIN)
         part, parts = distributed.batch_part(mesh)
         self.batches = make_iterator(
             BatchSource(
-                sample,
+                sampler(config),
                 global_batch_size=train.batch_size,
                 num_batches=config.steps,
                 process_index=part,
@@ -150,11 +150,13 @@ class _Run:
     def _one_step(self) -> None:
         batch = distributed.to_mesh(next(self.batches), self.mesh)
         rate = jnp.asarray(self.rate(self.step), jnp.float32)
-        first = self.pending is None
+        passes = int(self.passes[self.step])
+        first = passes not in self.steps_at
         start = time.perf_counter()
         if first:
-            self.step_fn = processes.compiled(self.step_fn, self.state, batch, rate)
-        self.state, metrics = self.step_fn(self.state, batch, rate)
+            step = make_train_step(self.program.at(passes), self.mesh)
+            self.steps_at[passes] = processes.compiled(step, self.state, batch, rate)
+        self.state, metrics = self.steps_at[passes](self.state, batch, rate)
         if first:  # the first call of a program compiles it before it returns
             self.compile_seconds += time.perf_counter() - start
         self.step += 1
@@ -192,17 +194,25 @@ class _Run:
             left,
         )
 
-    def _evaluate(self, passes: int | None = None) -> dict[str, Any]:
+    def _evaluate(
+        self, passes: int | None = None, threshold: float | None = None
+    ) -> dict[str, Any]:
         last = self.step == self.config.steps
         train = self.config.train
         count = train.evaluation_sequences if last else train.curve_sequences
         sequences = {name: array[:count] for name, array in self.sequences.items()}
         values = evaluate(
-            self.program, self.mesh, self.state.params, sequences, train.batch_size, passes
+            self.program,
+            self.mesh,
+            self.state.params,
+            sequences,
+            train.batch_size,
+            passes,
+            threshold,
         )
         if passes is None:
             tokens = self.step * self.config.tokens_per_step
-            record = {**values, "train_tokens": tokens, "train_flops": self.step * self.flops}
+            record = {**values, "train_tokens": tokens, "train_flops": self._flops()}
             self.metrics.write("evaluation", self.step, record)
             log.info(
                 "step %d/%d  evaluation: exact %.3f (floor %.3f)  labels %.3f (floor %.3f)",
@@ -225,6 +235,16 @@ class _Run:
         }
         self.checkpoints.save(self.step, self.state, progress)
 
+    def _flops(self) -> int:
+        """Operations of the steps done."""
+        return int(self.flops[self.step - 1])
+
+    def _temporary_bytes(self) -> int | None:
+        """Peak of a step's temporary memory as planned by the compiler, at the largest N."""
+        if not self.steps_at:  # restored after its last step
+            return None
+        return self.steps_at[max(self.steps_at)].memory_analysis().temp_size_in_bytes
+
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.clock
 
@@ -239,12 +259,17 @@ class _Run:
         by_passes = {
             str(n): self._evaluate(n)["exact_accuracy"] for n in config.train.evaluate_passes
         }
+        most = max((config.sleep.passes, *config.train.evaluate_passes))
+        halting = [
+            {"threshold": threshold, "most_passes": most, **self._evaluate(most, threshold)}
+            for threshold in config.train.halting_thresholds
+        ]
         seconds = self._elapsed()
         tokens = steps * config.tokens_per_step
         rates = [r["tokens_per_second"] for r in self.metrics.records if r["kind"] == "train"][1:]
         return {
             "train_tokens": tokens,
-            "train_flops": steps * self.flops,
+            "train_flops": self._flops(),
             "parameters": sum(x.size for x in jax.tree.leaves(self.state.params)),
             "steps": steps,
             "loss": final["loss"],
@@ -256,6 +281,8 @@ class _Run:
             "evaluation_sequences": config.train.evaluation_sequences,
             "evaluation_split": config.train.evaluation_split,
             "accuracy_by_passes": by_passes,
+            "halting": halting,
+            "temporary_bytes": self._temporary_bytes(),
             "wall_seconds": seconds,
             "compile_seconds": self.compile_seconds,
             "tokens_per_second": float(np.median(rates)) if rates else tokens / seconds,

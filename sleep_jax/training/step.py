@@ -47,6 +47,10 @@ class Program:
         model = dataclasses.replace(config.model, activation_dtype=dtype)
         return cls(model, config.sleep, config.optimizer, config.train.accumulate)
 
+    def at(self, passes: int) -> "Program":
+        """The same at another N."""
+        return dataclasses.replace(self, sleep=dataclasses.replace(self.sleep, passes=passes))
+
 
 def predict(model: ModelConfig, loop: SleepConfig, params: Any, batch: Batch) -> jax.Array:
     """Logits `[B, P, L, V]` of the prediction windows, after sleeping over the context.
@@ -215,9 +219,13 @@ def _gradient_sum(program: Program, mesh: Mesh) -> Callable[[Any, Batch], tuple[
 
 @functools.cache
 def make_evaluation_step(
-    program: Program, mesh: Mesh
+    program: Program, mesh: Mesh, threshold: float | None = None
 ) -> Callable[[decoder.Parameters, Batch], Metrics]:
-    """Jitted `(params, batch) -> score`; N is the program's, whatever N was trained."""
+    """Jitted `(params, batch) -> score`; N is the program's, whatever N was trained.
+
+    With a `threshold` sleep halts (`sleep.sleep_until`), N is the most passes, and the score has
+    `passes`, those taken in each context window, `[B, C]`.
+    """
     axes = decoder.logical_axes(program.model)
     model = decoder.shard(program.model, mesh.shape["tensor"])
     specs = jax.tree.map(functools.partial(distributed.spec, mesh), axes)
@@ -225,7 +233,14 @@ def make_evaluation_step(
 
     def on_one_device(shards: Any, batch: Batch) -> Metrics:
         params = distributed.gather(shards, specs)
-        return score(predict(model, program.sleep, params, batch), batch)
+        if threshold is None:
+            return score(predict(model, program.sleep, params, batch), batch)
+        bound = sleep.bind(model, params)
+        state = decoder.initial_fast_weights(model, len(batch["context"]))
+        state, passes = sleep.read_until(
+            bound, batch["context"], state, program.sleep.passes, threshold
+        )
+        return {**score(sleep.wake(bound, batch["tokens"], state)[0], batch), "passes": passes}
 
     mapped = jax.shard_map(
         on_one_device,

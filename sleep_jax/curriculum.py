@@ -1,0 +1,52 @@
+"""What a run trains on at each step: the depth of its examples, and N. Touches no device."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sleep_jax.config import RunConfig
+from sleep_jax.tasks.task import TRAIN, Batch, Task
+
+_DRAW_OF_PASSES = 1  # keeps these draws apart from all others made from the run's seed
+
+
+def passes_by_step(config: RunConfig) -> NDArray[np.int64]:
+    """N of each optimizer update, `[steps]`: a pure function of the configuration.
+
+    N that are drawn occur equally often, so that seeds differ in their order alone, not in FLOPs.
+    """
+    drawn, steps = config.curriculum.drawn_passes, config.steps
+    if drawn:
+        rng = np.random.default_rng((config.train.seed, _DRAW_OF_PASSES))
+        return rng.permutation(np.resize(np.asarray(drawn, np.int64), steps))
+    return np.asarray(_by_step(config, config.curriculum.passes, config.sleep.passes), np.int64)
+
+
+def sampler(config: RunConfig) -> Callable[[int, int], Batch]:
+    """`(start, count) -> batch` of training examples, each as deep as its step asks for.
+
+    All examples start .. start+count-1 must be of one step.
+    """
+    easier = config.curriculum.rollout_steps
+    if not easier:
+        return lambda start, count: config.task.sample(config.train.seed, TRAIN, start, count)
+    depths = _by_step(config, easier, config.task.rollout_steps)  # type: ignore[attr-defined]
+
+    def sample(start: int, count: int) -> Batch:
+        task: Task = dataclasses.replace(
+            config.task, rollout_steps=depths[start // config.train.batch_size]
+        )
+        return task.sample(config.train.seed, TRAIN, start, count)
+
+    return sample
+
+
+def _by_step(config: RunConfig, stages: Sequence[int], last: int) -> list[int]:
+    """Each stage for equally long, in the first `share` of the steps, then `last`."""
+    if not stages:
+        return [last] * config.steps
+    until = round(config.steps * config.curriculum.share)
+    early = [stages[step * len(stages) // until] for step in range(until)]
+    return early + [last] * (config.steps - until)
