@@ -117,10 +117,8 @@ def test_sleep_that_never_or_at_once_halts_is_that_of_so_many_passes(params, thr
     assert (used == same_as).all()
 
 
-def config(passes=4, steps=12, **change):
-    return dataclasses.replace(
-        tiny.run_config(passes, steps), curriculum=CurriculumConfig(**change)
-    )
+def config(n=4, steps=12, **change):
+    return dataclasses.replace(tiny.run_config(n, steps), curriculum=CurriculumConfig(**change))
 
 
 def test_stages_share_the_first_part_of_a_run():

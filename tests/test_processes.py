@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 import pytest
 from chex import assert_trees_all_equal
 
+from experiments.presets import FAST_COMPILATION
 from sleep_jax import records
 from tests import tiny
 from tests.one_process import STEPS, digest
@@ -40,7 +41,7 @@ def start(task, directory, number, sizes=(2, 2, 2)):
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{flags} {FAST_COMPILATION}",
         "JAX_COMPILATION_CACHE_DIR": CACHE.name,
     }
     return [
