@@ -1,12 +1,20 @@
 """Which report an experiment gets: how its rows are grouped, concluded from, tabled and drawn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.report import depth_figures, depths, figures, published, rule110
+from experiments.report import (
+    checking,
+    depth_figures,
+    depths,
+    figures,
+    generic,
+    published,
+    rule110,
+)
 from experiments.report.conclusion import conclude
 
 Results = dict[str, Any]
@@ -23,6 +31,7 @@ class Kind(NamedTuple):
     paper_setting: str
     published: list[published.PublishedNumber]
     drawings: dict[str, Callable[[Results, Path], None]]
+    fields: Mapping[str, Any] = checking.ANY_FIELDS  # of every row
 
 
 def _diagram(results: Results, path: Path) -> None:
@@ -42,6 +51,7 @@ RULE_110 = Kind(
         "accuracy_against_depth.png": figures.accuracy_against_depth,
         "rule110.png": _diagram,
     },
+    fields=checking.RULE_110_FIELDS,
 )
 DEPO = Kind(
     summarise=depths.summarise,
@@ -52,10 +62,26 @@ DEPO = Kind(
     paper_setting=published.DEPO_SETTING,
     published=published.DEPO,
     drawings={"by_depth.png": depth_figures.by_depth},
+    fields=checking.DEPTH_FIELDS,
 )
 GSM_INFINITE = DEPO._replace(
     floor="that of the commonest answer for each number of operations, learned from training data,",
     paper_setting=published.GSM_SETTING,
     published=published.GSM_INFINITE,
 )
+GENERIC = Kind(
+    summarise=generic.summarise,
+    conclude=generic.conclude,
+    header=generic.header,
+    lines=generic.lines,
+    floor="what the rows call floor,",
+    paper_setting="not compared",
+    published=[],
+    drawings={},
+)
 KINDS = {"cellular_automata": RULE_110, "depo": DEPO, "gsm_infinite": GSM_INFINITE}
+
+
+def kind_of(experiment: str) -> Kind:
+    """The report of an experiment; a generic one if nobody wrote its own."""
+    return KINDS.get(experiment, GENERIC)
