@@ -48,7 +48,7 @@ _MEANINGS = {
 _METHOD = (
     "Intervals are 95 %: Student t over seeds where there are two or more (seeds vary the "
     "training, not the evaluation), Wilson over the answers scored where one seed ran; then they "
-    "say nothing about other seeds, and “one seed” stands beside them. Times carry quartiles instead.",
+    "say nothing about other seeds, and “one seed” stands beside them. Times carry quartiles.",
     "The floor is what an answer without any knowledge of the sequence scores: the best constant "
     "answer for Rule 110, a guess among the nodes for Depo, the commonest answer for GSM-Infinite.",
     "Equal compute is N = 1 given the training FLOPs of the largest N, spent on more tokens, more "
