@@ -24,8 +24,9 @@ addEventListener("load", () => {
   for (const frame of document.querySelectorAll("iframe")) {
     const inner = frame.contentDocument, root = inner.documentElement;
     const all = (what) => [...inner.querySelectorAll(what)];
+    const right = (element) => element.getBoundingClientRect().right;
     const outside = all("body *").filter((element) =>
-      !element.closest(".scroll *") && element.getBoundingClientRect().right > root.clientWidth + 1);
+      !element.closest(".scroll *") && right(element) > root.clientWidth + 1);
     found[frame.name] = {
       client: root.clientWidth, scroll: root.scrollWidth, height: root.scrollHeight,
       outside: outside.map((element) => element.outerHTML.slice(0, 80)),
