@@ -16,6 +16,7 @@ from matplotlib import image
 import experiments.report.__main__ as report
 from experiments.report import claims, rule110, sources
 from experiments.report.files import ReportError
+from experiments.report.verdicts import Verdict
 from tests.test_claims import HIGH, LOW, row
 
 ROOT = Path(__file__).parent.parent
@@ -161,14 +162,19 @@ def test_missing_cells_are_named(committed_page, runs):
 
 
 def test_verdicts_on_the_committed_results_are_those_of_the_code(committed_page):
-    found = sources.committed(COMMITTED)
-    for claim in claims.PAPER + claims.OURS:
-        for finding in claim.findings(found):
-            assert finding.numbers in committed_page.text
-            assert finding.scale in committed_page.text
+    found = [
+        finding
+        for claim in claims.PAPER + claims.OURS
+        for finding in claim.findings(sources.committed(COMMITTED))
+    ]
+    for finding in found:
+        assert finding.numbers in committed_page.text
+        assert finding.verdict is Verdict.NOT_RUN or f"at {finding.at}" in committed_page.text
     badges = [a["class"].split()[1] for a in committed_page.all("span") if "badge" in a["class"]]
-    verdicts = {"same-direction", "not-reproduced", "reproduced", "shown", "not-shown", "not-run"}
-    assert set(badges) == verdicts
+    defined = len(Verdict)  # at the end of the page
+    expected = [finding.verdict.value.replace(" ", "-") for finding in found]
+    assert badges[-len(expected) - defined : -defined] == expected
+    assert set(badges[: -len(expected) - defined]) == set(expected) == set(badges[-defined:])
 
 
 def test_runs_and_committed_results_stand_apart(runs):
@@ -241,6 +247,7 @@ DAMAGED = {
     "exact_accuracy is 7.5": lambda text: re.sub(
         r'"exact_accuracy": [\d.]+', '"exact_accuracy": 7.5', text
     ),
+    "missing is 'nothing'": lambda text: json.dumps({**json.loads(text), "missing": "nothing"}),
     "one setting and seed": lambda text: text.replace('"seed": 1', '"seed": 0'),
 }
 

@@ -17,8 +17,7 @@ _FLAT = 1.25
 def _scale(source: Source) -> str:
     config = source.results.get("config", {})
     model = (config.get("run") or config).get("model", {})
-    blocks = f"{len(model['pattern'])} blocks, d = {model['d_model']}" if model else "model unknown"
-    return f"{blocks}, {source.device}"
+    return f"{len(model['pattern'])} blocks, d = {model['d_model']}" if model else "model unknown"
 
 
 def throughput(source: Source) -> Finding:

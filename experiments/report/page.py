@@ -133,11 +133,11 @@ def _verdict_line(claim: Claim, sources: Sequence[Source]) -> str:
     run = [finding for finding in findings if finding.verdict is not Verdict.NOT_RUN]
     lines = []
     for verdict in dict.fromkeys(finding.verdict for finding in run):
-        scales = dict.fromkeys(finding.scale for finding in run if finding.verdict is verdict)
-        lines.append(f"{_badge(verdict)} <small>at {escape('; at '.join(scales))}</small>")
+        scales = dict.fromkeys(finding.at for finding in run if finding.verdict is verdict)
+        lines.append(_badge(verdict) + listing(f"at {escape(scale)}" for scale in scales))
     if not run:
         missing = "; ".join(dict.fromkeys(finding.numbers for finding in findings))
-        lines.append(f"{_badge(Verdict.NOT_RUN)} <small>missing: {escape(missing)}</small>")
+        lines.append(_badge(Verdict.NOT_RUN) + listing([f"missing: {escape(missing)}"]))
     return tag("li", link(f"claim-{claim.key}", claim.sentence), listing(lines))
 
 

@@ -27,6 +27,7 @@ small, .quiet, figcaption, caption { color: var(--quiet); font-size: .85rem; }
 .claims > li { margin: 0 0 .9rem; padding: .1rem 0 .1rem .8rem;
   border-left: 3px solid var(--line); }
 .claims ul { margin: .2rem 0 0; padding: 0; list-style: none; }
+.claims ul ul { margin: 0 0 .2rem .2rem; color: var(--quiet); font-size: .85rem; }
 .badge { display: inline-block; padding: 0 .5em; border: 1.5px solid currentColor;
   border-radius: 1em; font-size: .8rem; font-weight: 600; white-space: nowrap; }
 .reproduced, .shown { color: var(--good); }

@@ -85,6 +85,8 @@ def load(path: Path, origin: str, name: str) -> Source:
     experiment = results["experiment"]
     kind = kind_of(experiment)
     rows = results.get("rows", [])
+    if not isinstance(results.get("missing", []), list):
+        raise ReportError(f"{path}: missing is {results['missing']!r}")
     if experiment == COST:
         checking.cost(results, str(path))
     elif not isinstance(rows, list) or ("rows" not in results and kind.drawings):

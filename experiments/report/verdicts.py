@@ -40,6 +40,11 @@ class Finding:
     scale: str = ""
     source: Source | None = None
 
+    @property
+    def at(self) -> str:
+        """The scale with the device."""
+        return self.scale if self.source is None else f"{self.scale}, {self.source.device}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
