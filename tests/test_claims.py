@@ -196,9 +196,9 @@ DEPO_PAPER = {"nodes": 75, "max_hops": 16, "train_tokens": 5 * 10**9, "label": "
     "one, four, changes, verdict, words",
     [
         ({1: 0.9, 4: 0.3}, {1: 0.9, 4: 0.8}, {}, Verdict.SAME_DIRECTION, "better at depth 4"),
-        ({1: 0.9, 4: 0.3}, {1: 0.9, 4: 0.3}, {}, Verdict.NOT_REPRODUCED, "no depth"),
+        ({1: 0.9, 4: 0.3}, {1: 0.9, 4: 0.3}, {}, Verdict.NOT_REPRODUCED, "at no depth"),
         ({1: 0.9, 4: 0.3}, {1: 0.7, 4: 0.8}, {}, Verdict.NOT_REPRODUCED, "worse at depth 1"),
-        ({1: 0.0, 4: 0.0}, {1: 0.1, 4: 0.1}, {}, Verdict.NOT_REPRODUCED, "no depth"),
+        ({1: 0.0, 4: 0.0}, {1: 0.1, 4: 0.1}, {}, Verdict.NOT_REPRODUCED, "at no depth"),
         ({1: 0.9, 4: 0.3}, {1: 0.9, 4: 0.8}, DEPO_PAPER, Verdict.REPRODUCED, "better at depth 4"),
     ],
 )

@@ -191,6 +191,16 @@ def test_runs_and_committed_results_stand_apart(runs):
     assert (runs / "cellular_automata" / "made-up" / "table.md").is_file()
 
 
+def test_a_smoke_run_is_listed_and_not_judged(runs):
+    plan = runs / "cellular_automata" / "made-up" / "plan.json"
+    for preset, judged in (("cpu", True), ("smoke", False)):
+        plan.write_text(json.dumps(json.loads(plan.read_text()) | {"preset": preset}))
+        _, path = report.write(runs, COMMITTED)
+        links = [attributes["href"] for attributes in read(path).all("a")]
+        count = links.count("#source-run-cellular-automata-made-up")
+        assert count > 5 if judged else count == 1, count  # one in the contents
+
+
 def put(root: Path, name: str, results: dict) -> Path:
     path = root / name / "results.json"
     path.parent.mkdir(parents=True)

@@ -63,13 +63,14 @@ def _compare(
         elif one.order(other) < 0 and other.learned:
             worse.append(depth)
     ends = [
-        f"{word} at depth {', '.join(at)}"
+        f"{names[0]} is {word} at depth {', '.join(at)}"
         for word, at in (("better", better), ("worse", worse))
         if at
     ]
-    why = " and ".join(ends) or "no depth with intervals apart and one of them clear of the floor"
+    nowhere = "at no depth are the intervals apart and the higher one clear of the floor"
+    why = " and ".join(ends) or nowhere
     good = bool(better) and not worse
-    return Finding(holds if good else fails, f"{'. '.join(said)}. {names[0]} is {why}", scale)
+    return Finding(holds if good else fails, f"{'. '.join(said)}: {why}", scale)
 
 
 def more_passes(depths: Sequence[int] | None, cache: str | None) -> Callable[[Source], Finding]:

@@ -53,6 +53,7 @@ _METHOD = (
     "answer for Rule 110, a guess among the nodes for Depo, the commonest answer for GSM-Infinite.",
     "Equal compute is N = 1 given the training FLOPs of the largest N, spent on more tokens, more "
     "blocks or more width. FLOPs are counted from shapes, without rematerialisation and optimizer.",
+    "Runs of the smoke preset, too short to learn anything, are listed as sources and not judged.",
     "A sweep is judged at one setting, the one with most seeds. Sources are never pooled: a "
     "repetition on another machine or commit is a finding of its own. Several claims are judged, "
     "each by itself, and no correction for their number is made.",
@@ -72,13 +73,14 @@ def build(sources: Sequence[Source], others: Sequence[Path]) -> str:
             s.name,
         ),
     )
-    tables = comparison.comparisons(shown)
+    judged = [source for source in shown if not source.is_smoke]
+    tables = comparison.comparisons(judged)
     main = [
-        _verdicts(shown),
+        _verdicts(judged),
         _contents(tables, shown, others),
         _comparisons(tables),
-        _claims("claims", "What decides each claim of the paper", claims.PAPER, shown),
-        _claims("our-claims", "What the paper never tested", claims.OURS, shown),
+        _claims("claims", "What decides each claim of the paper", claims.PAPER, judged),
+        _claims("our-claims", "What the paper never tested", claims.OURS, judged),
         _sources(shown),
         _others(others),
         _method(),

@@ -52,6 +52,11 @@ class Source:
         return "source-" + re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
 
     @property
+    def is_smoke(self) -> bool:
+        """Whether it is too short to have learned anything, by its preset's own word."""
+        return self.results["preset"] == "smoke"
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
         """One a finished run."""
         return self.results.get("rows", [])
@@ -61,7 +66,7 @@ class Source:
         """What it was computed on."""
         device = self.results.get("device", "not recorded")
         if isinstance(device, dict):
-            return ", ".join(str(device[key]) for key in _DEVICE if key in device)
+            return ", ".join(dict.fromkeys(str(device[key]) for key in _DEVICE if key in device))
         return device
 
     @property
