@@ -146,8 +146,8 @@ def test_tables_scroll_by_themselves_and_no_cell_is_blank(committed_page):
     assert not re.findall(r"<t[dh][^>]*>\s*</t[dh]>", text.replace("<tr><td></td>", "<tr>"))
 
 
-def test_missing_cells_are_named(committed_page, runs):
-    text = committed_page.text
+def test_missing_cells_are_named(runs):
+    text = Page(report.page.build([committed_source("cellular_automata/cpu")], [])).text
     for words in (
         "not run: N = 3",
         "not run: N = 1, t = 32",
@@ -174,7 +174,8 @@ def test_verdicts_on_the_committed_results_are_those_of_the_code(committed_page)
     defined = len(Verdict)  # at the end of the page
     expected = [finding.verdict.value.replace(" ", "-") for finding in found]
     assert badges[-len(expected) - defined : -defined] == expected
-    assert set(badges[: -len(expected) - defined]) == set(expected) == set(badges[-defined:])
+    assert set(badges[: -len(expected) - defined]) == set(expected)
+    assert badges[-defined:] == [verdict.value.replace(" ", "-") for verdict in Verdict]
 
 
 def test_runs_and_committed_results_stand_apart(runs):

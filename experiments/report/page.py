@@ -230,7 +230,8 @@ def _source(source: Source) -> str:
         parts.append(_of_file(source.directory / "table.md"))
     if source.experiment != BENCH:
         for path in sorted(filter(is_png, source.directory.glob("*.png"))):
-            shows = _FIGURES.get(path.name, path.stem.replace("_", " "))
+            unknown = f"the figure {path.stem.replace('_', ' ')}, drawn from the table above"
+            shows = _FIGURES.get(path.name, unknown)
             parts.append(figure(path, f"{source.label}: {shows}"))
     parts += [paragraph(line, class_="quiet") for line in _provenance(source)]
     return "\n".join(parts)
