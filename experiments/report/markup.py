@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+_LONG = 90  # characters of a cell that would make a tower of a narrow column
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -33,17 +34,26 @@ def listing(items: Iterable[str], **attributes: str) -> str:
     return tag("ul", *(tag("li", item) for item in items), **attributes)
 
 
-def table(caption: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table of plain text whose first column names its lines; it scrolls in its own container."""
+def table(
+    caption: str, header: Sequence[str], lines: Sequence[Sequence[str]], titled: bool = False
+) -> str:
+    """A table of plain text whose first column names its lines; it scrolls in its own container.
+
+    Args:
+      titled: the caption stands above the table already, and is only told to who cannot see it.
+    """
     cells = [[escape(cell) for cell in line] for line in lines]
-    return markup_table(caption, header, cells)
+    return markup_table(caption, header, cells, titled)
 
 
-def markup_table(caption: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markup_table(
+    caption: str, header: Sequence[str], lines: Sequence[Sequence[str]], titled: bool = False
+) -> str:
     """The same with cells of markup."""
     head = tag("tr", *(_head(name) for name in header))
     body = (tag("tr", tag("th", line[0], scope="row"), *map(_cell, line[1:])) for line in lines)
-    inner = tag("table", tag("caption", escape(caption)), tag("thead", head), tag("tbody", *body))
+    shown = "" if titled else tag("caption", escape(caption))
+    inner = tag("table", shown, tag("thead", head), tag("tbody", *body))
     return tag("div", inner, class_="scroll", role="region", aria_label=caption, tabindex="0")
 
 
@@ -52,7 +62,9 @@ def _head(name: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return tag("td", text, class_="absent") if text.startswith("not run") else tag("td", text)
+    if text.startswith("not run"):
+        return tag("td", text, class_="absent")
+    return tag("td", text, class_="long") if len(text) > _LONG else tag("td", text)
 
 
 def figure(path: Path, alternative: str) -> str:

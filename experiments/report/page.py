@@ -45,6 +45,12 @@ _MEANINGS = {
     Verdict.NOT_SHOWN: "it was run and the rule does not hold",
     Verdict.NOT_RUN: "no results file has the cells that the claim is about",
 }
+_PARTS = (
+    ("contents", "contents"),
+    ("comparison", "ours beside theirs"),
+    ("sources", "sources"),
+    ("method", "definitions"),
+)
 _METHOD = (
     "Intervals are 95 %: Student t over seeds where there are two or more (seeds vary the "
     "training, not the evaluation), Wilson over the answers scored where one seed ran; then they "
@@ -111,6 +117,7 @@ def _head(sources: Sequence[Source]) -> str:
             "numbers stand here as far as we know them. Ours come from "
             f"{of[0]} committed results and {of[1]} run directories."
         ),
+        tag("p", "Go to ", ", ".join(link(*one) for one in _PARTS), "."),
     )
 
 
@@ -159,14 +166,19 @@ def _contents(
         link("others", "Other measurements") if others else "",
         link("method", "Definitions"),
     ]
-    return tag("nav", tag("h2", "Contents"), listing(filter(None, items)), aria_label="Contents")
+    return tag(
+        "nav",
+        tag("h2", "Contents", id="contents"),
+        listing(filter(None, items)),
+        aria_label="Contents",
+    )
 
 
 def _comparisons(tables: Iterable[comparison.Comparison]) -> str:
     parts = [
         tag("h3", escape(one.title), id=one.key)
         + paragraph(one.note)
-        + table(one.title, one.header, one.lines)
+        + table(one.title, one.header, one.lines, titled=True)
         for one in tables
     ]
     return tag("section", tag("h2", "Ours beside theirs", id="comparison"), *parts)
@@ -183,6 +195,7 @@ def _claims(key: str, title: str, found: Sequence[Claim], sources: Sequence[Sour
                 f"Verdicts: {claim.sentence}",
                 ("source", "verdict", "numbers that decide it", "scale", "device", "commit"),
                 lines,
+                titled=True,
             ),
         ]
     return tag("section", tag("h2", escape(title), id=key), *parts)

@@ -27,6 +27,7 @@ small, .quiet, figcaption, caption { color: var(--quiet); font-size: .85rem; }
 .claims > li { margin: 0 0 .9rem; padding: .1rem 0 .1rem .8rem;
   border-left: 3px solid var(--line); }
 .claims ul { margin: .2rem 0 0; padding: 0; list-style: none; }
+.claims li li { max-width: none; }
 .claims ul ul { margin: 0 0 .2rem .2rem; color: var(--quiet); font-size: .85rem; }
 .badge { display: inline-block; padding: 0 .5em; border: 1.5px solid currentColor;
   border-radius: 1em; font-size: .8rem; font-weight: 600; white-space: nowrap; }
@@ -39,10 +40,13 @@ small, .quiet, figcaption, caption { color: var(--quiet); font-size: .85rem; }
 .scroll:focus-visible { outline: 2px solid var(--link); }
 table { border-collapse: collapse; font-size: .85rem; line-height: 1.35; }
 caption { text-align: left; padding-bottom: .3rem; }
-th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; min-width: 4rem;
+th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; min-width: 3rem;
   max-width: 24rem; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 thead th, thead td { background: var(--panel); }
-tbody th { font-weight: 600; min-width: 6rem; }
+tbody td { min-width: 6.5rem; }
+tbody td.long { min-width: 18rem; }
+tbody th { font-weight: 600; min-width: 7rem; position: sticky; left: 0; background: var(--back); }
+@media (max-width: 40rem) { tbody th { max-width: 40vw; overflow-wrap: break-word; } }
 figure { margin: 1rem 0; }
 img { max-width: 100%; height: auto; padding: .3rem; background: #ffffff; }
 dt { font-weight: 600; margin-top: .6rem; }
@@ -56,10 +60,12 @@ dd { margin: 0; }
   body { padding: 0; max-width: none; }
   .scroll { overflow: visible; }
   table { width: 100%; font-size: 7px; }
-  th, td { min-width: 0; max-width: none; padding: .2rem .3rem; overflow-wrap: anywhere; }
-  tbody th { min-width: 0; }
+  p, li, dd { max-width: none; }
+  th, td { max-width: none; padding: .2rem .3rem; }
+  tbody th, th, tbody td, tbody td.long { min-width: 0; position: static; }
+  thead th { overflow-wrap: anywhere; }
   tr, figure, .claims > li { break-inside: avoid; }
-  h2, h3, h4 { break-after: avoid; }
+  h2, h3, h4, .quiet { break-after: avoid; }
   img { max-height: 90mm; width: auto; }
 }
 """
