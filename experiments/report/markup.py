@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-_LONG = 90  # characters of a cell that would make a tower of a narrow column
+# Cells with more characters than this are kept from becoming towers.
+_WIDTHS = ((60, "long"), (12, "middle"))
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -63,8 +64,11 @@ def _head(name: str) -> str:
 
 def _cell(text: str) -> str:
     if text.startswith("not run"):
-        return tag("td", text, class_="absent")
-    return tag("td", text, class_="long") if len(text) > _LONG else tag("td", text)
+        return tag("td", text, class_="middle absent")
+    for characters, name in _WIDTHS:
+        if len(text) > characters:
+            return tag("td", text, class_=name)
+    return tag("td", text)
 
 
 def figure(path: Path, alternative: str) -> str:
@@ -87,7 +91,7 @@ def is_png(path: Path) -> bool:
 
 def from_markdown(text: str, level: int) -> str:
     """Our own Markdown: headings (the first at `level`), pipe tables, bullets, paragraphs."""
-    parts, title = [], "measurements"
+    parts, title = [], ""
     for block in re.split(r"\n\s*\n", text.strip()):
         lines = block.splitlines()
         if lines[0].startswith("#"):
@@ -106,4 +110,5 @@ def from_markdown(text: str, level: int) -> str:
 def _pipe_table(title: str, lines: Sequence[str]) -> str:
     split = [re.split(r"(?<!\\)\|", line.strip()[1:-1]) for line in lines]
     cells = [[cell.strip().replace("\\|", "|") or "–" for cell in line] for line in split]
-    return table(title, cells[0], [line for line in cells[2:] if len(line) == len(cells[0])])
+    body = [line for line in cells[2:] if len(line) == len(cells[0])]
+    return table(title or "measurements", cells[0], body, titled=bool(title))

@@ -246,7 +246,8 @@ def _source(source: Source) -> str:
             unknown = f"the figure {path.stem.replace('_', ' ')}, drawn from the table above"
             shows = _FIGURES.get(path.name, unknown)
             parts.append(figure(path, f"{source.label}: {shows}"))
-    parts += [paragraph(line, class_="quiet") for line in _provenance(source)]
+    if source.experiment != COST:  # its notes have said so
+        parts += [paragraph(line, class_="quiet") for line in _provenance(source)]
     return "\n".join(parts)
 
 

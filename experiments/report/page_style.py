@@ -40,11 +40,11 @@ small, .quiet, figcaption, caption { color: var(--quiet); font-size: .85rem; }
 .scroll:focus-visible { outline: 2px solid var(--link); }
 table { border-collapse: collapse; font-size: .85rem; line-height: 1.35; }
 caption { text-align: left; padding-bottom: .3rem; }
-th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; min-width: 3rem;
+th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; min-width: 2rem;
   max-width: 24rem; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 thead th, thead td { background: var(--panel); }
-tbody td { min-width: 6.5rem; }
-tbody td.long { min-width: 18rem; }
+tbody td.middle { min-width: 10.5rem; }
+tbody td.long { min-width: 15rem; }
 tbody th { font-weight: 600; min-width: 7rem; position: sticky; left: 0; background: var(--back); }
 @media (max-width: 40rem) { tbody th { max-width: 40vw; overflow-wrap: break-word; } }
 figure { margin: 1rem 0; }
@@ -62,7 +62,7 @@ dd { margin: 0; }
   table { width: 100%; font-size: 7px; }
   p, li, dd { max-width: none; }
   th, td { max-width: none; padding: .2rem .3rem; }
-  tbody th, th, tbody td, tbody td.long { min-width: 0; position: static; }
+  tbody th, th, tbody td[class] { min-width: 0; position: static; }
   thead th { overflow-wrap: anywhere; }
   tr, figure, .claims > li { break-inside: avoid; }
   h2, h3, h4, .quiet { break-after: avoid; }
