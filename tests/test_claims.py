@@ -70,6 +70,7 @@ LOW, HIGH, WIDE = seeds(0.3), seeds(0.9, 4), seeds(0.6, 4, spread=0.1)
     [
         (LOW + HIGH, Verdict.SAME_DIRECTION, ("N = 4: 0.900 [0.773, 1.000] (n = 2)", "apart")),
         (LOW + WIDE, Verdict.NOT_REPRODUCED, ("the intervals overlap",)),
+        (seeds(0.8) + HIGH, Verdict.NOT_REPRODUCED, ("the intervals overlap",)),
         (seeds(0.9) + seeds(0.3, 4), Verdict.NOT_REPRODUCED, ("the other way round",)),
         (seeds(0.01, spread=0) + seeds(0.08, 4, spread=0), Verdict.NOT_REPRODUCED, ("floor",)),
         (seeds(0.3, **PAPER) + seeds(0.9, 4, **PAPER), Verdict.REPRODUCED, ("apart",)),
@@ -197,6 +198,7 @@ DEPO_PAPER = {"nodes": 75, "max_hops": 16, "train_tokens": 5 * 10**9, "label": "
     [
         ({1: 0.9, 4: 0.3}, {1: 0.9, 4: 0.8}, {}, Verdict.SAME_DIRECTION, "better at depth 4"),
         ({1: 0.9, 4: 0.3}, {1: 0.9, 4: 0.3}, {}, Verdict.NOT_REPRODUCED, "at no depth"),
+        ({1: 0.9, 4: 0.8}, {1: 0.9, 4: 0.805}, {}, Verdict.NOT_REPRODUCED, "at no depth"),
         ({1: 0.9, 4: 0.3}, {1: 0.7, 4: 0.8}, {}, Verdict.NOT_REPRODUCED, "worse at depth 1"),
         ({1: 0.0, 4: 0.0}, {1: 0.1, 4: 0.1}, {}, Verdict.NOT_REPRODUCED, "at no depth"),
         ({1: 0.9, 4: 0.3}, {1: 0.9, 4: 0.8}, DEPO_PAPER, Verdict.REPRODUCED, "better at depth 4"),
@@ -369,5 +371,22 @@ def test_comparisons_name_every_missing_cell_and_hold_every_published_number():
     assert lines["N = 1"].startswith("0.300 [") and lines["N = 8"].startswith("0.900 [")
     assert lines["N = 2"] == "not run: N = 2" and lines["commit"] == "abc"
     three = {line[0]: line[2] for line in tables[3].lines}
+    assert tables[3].key == "fig-3" and tables[0].key == "fig-2a"
     assert three["N = 4, k = 1"].startswith("0.90")
     assert three["N = 4, k = 16"] == "not run: N = 4, k = 16"
+
+
+def test_only_equal_flops_and_the_same_eviction_stand_beside_the_paper():
+    def lines(key: str, sources: list[Source]) -> dict[str, str]:
+        (table,) = (one for one in comparison.comparisons(sources) if one.key == key)
+        return {line[0]: line[2] for line in table.lines}
+
+    name = "N = 1, equal FLOPs on more tokens"
+    for flops, said in ((4e9, "0.500 ["), (2e9, "not run")):
+        matched = seeds(0.5, match="flops", train_flops=int(flops), train_tokens=4000)
+        found = lines("fig-2-baselines", [source(LOW + HIGH + matched)])
+        assert found[name].startswith(said)
+    for cache, hard, sliding in (("evict", "0.7", "not"), ("slide", "not", "0.7")):
+        runs = [source(deep({6: 0.7}, cache=cache), "gsm_infinite")]
+        assert lines("gsm-ouro", runs)["6 operations, N = 1"].startswith(hard)
+        assert lines("gsm-ouro-sliding", runs)["6 operations, N = 1"].startswith(sliding)

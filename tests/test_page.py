@@ -14,7 +14,7 @@ import pytest
 from matplotlib import image
 
 import experiments.report.__main__ as report
-from experiments.report import claims, rule110, sources
+from experiments.report import claims, markup, rule110, sources
 from experiments.report.files import ReportError
 from experiments.report.verdicts import Verdict
 from tests.test_claims import HIGH, LOW, row
@@ -364,6 +364,16 @@ def test_groups_of_committed_results_are_those_that_they_were_committed_with():
     for source in sources.committed(COMMITTED):
         if source.rows:
             assert source.summary == source.results["summary"], source.label
+
+
+def test_our_markdown_becomes_headings_tables_and_text():
+    text = "# A & B\n\nTwo\nlines.\n\n- one\n- two\n\n"
+    text += "| N | what |\n|--:|--|\n| 1 | a \\| b |\n| 2 | |\n"
+    page = Page(markup.from_markdown(text, level=3))
+    assert [tag for tag, _ in page.elements if tag[0] in "hpu"] == ["h3", "p", "ul"]
+    cells = [data for tag, data in page.texts if tag in ("th", "td")]
+    assert cells == ["N", "what", "1", "a | b", "2", "–"] and "Two lines." in page.text
+    assert page.texts[0] == ("h3", "A & B")
 
 
 def test_what_a_row_holds_beyond_its_group_is_found():
