@@ -213,7 +213,7 @@ def test_more_passes_by_depth(one, four, changes, verdict, words):
 
 def test_operations_and_cache_select_what_a_claim_asks():
     def judge(depths: dict[int, float], better: dict[int, float], cache: str | None) -> Finding:
-        extra = {} if cache is None else {"cache": cache}
+        extra: dict = {} if cache is None else {"cache": cache}
         rows = deep(depths, **extra) + deep(better, 4, **extra)
         return claims_depth.more_passes((6, 8), "evict")(source(rows, "gsm_infinite"))
 

@@ -353,7 +353,7 @@ def ordered(source: sources.Source) -> list[dict[str, str]]:
     """The lines of the table by column, with the accuracies by seed as the README writes them."""
     found = []
     for line in rule110.lines(source.summary):
-        named = dict(zip(rule110.HEADER, line, strict=True))
+        named: dict[str, str] = dict(zip(rule110.HEADER, line, strict=True))
         (group,) = (group for group in source.summary if rule110.lines([group]) == [line])
         named["seeds"] = " ".join(f"{value:.2f}".removeprefix("0") for value in group["values"])
         found.append(named)
