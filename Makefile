@@ -26,7 +26,8 @@ endif
 
 help:
 	@echo 'make experiment EXP=cellular_automata [PRESET=cpu|smoke|h100|paper] [ARGS="--seeds=0,1"] [WORKDIR=runs]'
-	@echo 'make tables     rebuild tables and figures of all sweeps under WORKDIR'
+	@echo 'make tables     rebuild tables and figures of all sweeps under WORKDIR, and WORKDIR/index.html:'
+	@echo '                those and the committed results beside the numbers of the paper, with verdicts'
 	@echo 'make freeze EXP=depo [PRESET=cpu]  the evaluation split as ArrayRecord, for tfds.load'
 	@echo 'make aot TOPOLOGY=v5e:16x16 EXP=cellular_automata|ouro_shape PRESET=paper'
 	@echo '                the training step compiled for TPUs without one: memory, cost, roofline'
@@ -43,7 +44,7 @@ experiment: $(base)
 	@$(PYTHON) -m experiments $(EXP) --preset=$(PRESET) --workdir=$(WORKDIR) $(ARGS)
 
 tables: $(base)
-	@$(PYTHON) -m experiments.report.build $(wildcard $(WORKDIR)/*/*/.)
+	@$(PYTHON) -m experiments.report --workdir=$(WORKDIR)
 
 aot: $(test_extra)
 	@$(PYTHON) -m experiments.aot --topology=$(TOPOLOGY) --experiment=$(EXP) --preset=$(PRESET) --workdir=$(WORKDIR)/aot $(ARGS)

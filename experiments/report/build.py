@@ -7,24 +7,34 @@ diagram) and one `cells/<cell>/row.json` for each finished cell.
 """
 
 import json
-import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app
 
-from experiments.report import cost, tables
-from experiments.report.kinds import KINDS
-from experiments.report.summary import ReportError, load_rows
+from experiments.report import checking, cost, files, tables
+from experiments.report.files import ReportError
+from experiments.report.kinds import kind_of
+from experiments.report.summary import load_rows
+
+_RUN_FIELDS = {
+    "commit": str,
+    "device": dict,
+    "versions": dict,
+    "wall_seconds": (int, float),
+    "evaluation_sequences": int,
+    "evaluation_split": str,
+}
 
 
 def build_results(sweep_dir: Path, plan: dict[str, Any]) -> dict[str, Any]:
     """Everything that results.json holds: what `plan` says, the rows and their summary."""
     rows = load_rows(sweep_dir)
     finished = {row["cell"] for row in rows}
-    kind = KINDS[plan["experiment"]]
+    kind = kind_of(plan["experiment"])
+    checking.rows(rows, {**kind.fields, **_RUN_FIELDS}, str(sweep_dir))
     summary = kind.summarise(rows)
     return {
         **{name: plan[name] for name in plan if name != "cells"},
@@ -51,13 +61,10 @@ def write_report(sweep_dir: Path, plan: dict[str, Any]) -> list[Path]:
         "table.md": tables.markdown(results),
         "table.tex": tables.latex(results),
     }
-    written = [
-        _replace(sweep_dir / name, lambda path, text=text: path.write_text(text))
-        for name, text in texts.items()
-    ]
+    written = [files.write_text(sweep_dir / name, text) for name, text in texts.items()]
     return written + [
-        _replace(sweep_dir / name, lambda path, draw=draw: draw(results, path))
-        for name, draw in KINDS[plan["experiment"]].drawings.items()
+        files.replace(sweep_dir / name, lambda path, draw=draw: draw(results, path))
+        for name, draw in kind_of(plan["experiment"]).drawings.items()
     ]
 
 
@@ -67,21 +74,16 @@ def rebuild(sweep_dir: Path) -> list[Path]:
         raise ReportError(f"{sweep_dir} is not a directory")
     plan_path, results_path = sweep_dir / "plan.json", sweep_dir / "results.json"
     if results_path.is_file() and not plan_path.is_file():
-        results = json.loads(results_path.read_text())
-        if results["experiment"] == "cost_of_sleep":
+        results = files.read_object(results_path)
+        if results.get("experiment") == "cost_of_sleep":
+            checking.cost(results, str(results_path))
             return cost.write(results, sweep_dir)
     if not plan_path.is_file():
         raise ReportError(f"{sweep_dir} has no plan.json")
-    try:
-        plan: dict[str, Any] = json.loads(plan_path.read_text())
-    except json.JSONDecodeError as error:
-        raise ReportError(f"{plan_path} is not JSON: {error}") from error
+    plan = files.read_object(plan_path)
     absent = {"experiment", "preset", "cells"} - set(plan)
     if absent:
         raise ReportError(f"{plan_path} lacks {', '.join(sorted(absent))}")
-    if plan["experiment"] not in KINDS:
-        allowed = ", ".join(KINDS)
-        raise ReportError(f"{plan_path}: experiment {plan['experiment']!r} is none of {allowed}")
     return write_report(sweep_dir, plan)
 
 
@@ -106,14 +108,6 @@ def _all_of(values: Iterable[str], separator: str = ", ") -> str:
 
 def _device_text(device: Mapping[str, Any]) -> str:
     return f"{device['count']} x {device['platform']} ({device['kind']}) on {device['host']}"
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> Path:
-    """Writes beside `path` and renames, so that a reader never meets half a file."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    os.replace(temporary, path)
-    return path
 
 
 if __name__ == "__main__":

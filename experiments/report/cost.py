@@ -1,5 +1,6 @@
 """The report of `EXP=cost_of_sleep`: verdict, tables and figure from what was measured."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,8 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from experiments.report import style
+from experiments.report import files, style
 from experiments.report.tables import escape, latex_table, markdown_table
-from sleep_jax.records import write_json
 
 Row = dict[str, Any]
 _MODELS = {
@@ -36,10 +36,10 @@ def write(results: dict[str, Any], directory: Path) -> list[Path]:
     paths = [
         directory / name for name in ("results.json", "table.md", "table.tex", "cost_of_sleep.png")
     ]
-    write_json(paths[0], results)
-    paths[1].write_text(markdown(results))
-    paths[2].write_text(latex(results))
-    figure(results, paths[3])
+    files.write_text(paths[0], json.dumps(results, indent=1) + "\n")
+    files.write_text(paths[1], markdown(results))
+    files.write_text(paths[2], latex(results))
+    files.replace(paths[3], lambda path: figure(results, path))
     return paths
 
 
@@ -95,21 +95,22 @@ def conclusion(results: dict[str, Any]) -> str:
 def markdown(results: dict[str, Any]) -> str:
     """The report as Markdown."""
     parts = [f"# {results['experiment']}, preset {results['preset']}", results["conclusion"]]
-    for title, header, cells in _tables(results):
+    for title, header, cells in measured(results):
         parts += [f"{title}:", markdown_table(header, cells)]
-    return "\n\n".join([*parts, *_notes(results)]) + "\n"
+    return "\n\n".join([*parts, *notes(results)]) + "\n"
 
 
 def latex(results: dict[str, Any]) -> str:
     """The same as a fragment to \\input."""
     title = f"{results['experiment']}, preset {results['preset']}"
     parts = [rf"\textbf{{{escape(title)}}}\par", rf"{escape(results['conclusion'])}\par"]
-    for title, header, cells in _tables(results):
+    for title, header, cells in measured(results):
         parts += [rf"{escape(title)}:\par", latex_table(header, cells)]
-    return "\n\n".join([*parts, *(rf"{escape(note)}\par" for note in _notes(results))]) + "\n"
+    return "\n\n".join([*parts, *(rf"{escape(note)}\par" for note in notes(results))]) + "\n"
 
 
-def _tables(results: dict[str, Any]) -> list[tuple[str, Sequence[str], list[list[str]]]]:
+def measured(results: dict[str, Any]) -> list[tuple[str, Sequence[str], list[list[str]]]]:
+    """Title, header and lines of both tables."""
     contexts = sorted({row["context"] for row in results["awake_by_context"]})
     by_context = [[f"{context:,}"] for context in contexts]
     for model in _MODELS:
@@ -144,7 +145,8 @@ def _tables(results: dict[str, Any]) -> list[tuple[str, Sequence[str], list[list
     ]
 
 
-def _notes(results: dict[str, Any]) -> list[str]:
+def notes(results: dict[str, Any]) -> list[str]:
+    """How the numbers were made, a paragraph each."""
     config, model = results["config"], results["config"]["run"]["model"]
     device = results["device"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())

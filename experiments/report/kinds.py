@@ -1,16 +1,18 @@
 """Which report an experiment gets: how its rows are grouped, concluded from, tabled and drawn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.report import (
+    checking,
     depth_figures,
     depths,
     elastic,
     figures,
+    generic,
     published,
     regimes,
     rule110,
@@ -31,6 +33,7 @@ class Kind(NamedTuple):
     paper_setting: str
     published: list[published.PublishedNumber]
     drawings: dict[str, Callable[[Results, Path], None]]
+    fields: Mapping[str, Any] = checking.ANY_FIELDS  # of every row
 
 
 def _diagram(results: Results, path: Path) -> None:
@@ -50,6 +53,7 @@ RULE_110 = Kind(
         "accuracy_against_depth.png": figures.accuracy_against_depth,
         "rule110.png": _diagram,
     },
+    fields=checking.RULE_110_FIELDS,
 )
 DEPO = Kind(
     summarise=depths.summarise,
@@ -60,6 +64,7 @@ DEPO = Kind(
     paper_setting=published.DEPO_SETTING,
     published=published.DEPO,
     drawings={"by_depth.png": depth_figures.by_depth},
+    fields=checking.DEPTH_FIELDS,
 )
 GSM_INFINITE = DEPO._replace(
     floor="that of the commonest answer for each number of operations, learned from training data,",
@@ -77,6 +82,16 @@ ELASTIC_SLEEP = RULE_110._replace(
     published=[],
     drawings={"by_passes.png": elastic.by_passes},
 )
+GENERIC = Kind(
+    summarise=generic.summarise,
+    conclude=generic.conclude,
+    header=generic.header,
+    lines=generic.lines,
+    floor="what the rows call floor,",
+    paper_setting="not compared",
+    published=[],
+    drawings={},
+)
 KINDS = {
     "cellular_automata": RULE_110,
     "depo": DEPO,
@@ -84,3 +99,8 @@ KINDS = {
     "elastic_sleep": ELASTIC_SLEEP,
     "rollout_curriculum": ROLLOUT_CURRICULUM,
 }
+
+
+def kind_of(experiment: str) -> Kind:
+    """The report of an experiment; a generic one if nobody wrote its own."""
+    return KINDS.get(experiment, GENERIC)

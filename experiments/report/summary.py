@@ -5,7 +5,6 @@ a table or a figure shows is computed here or read from the rows, so a report ca
 the run directories alone.
 """
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from scipy import special
 
+from experiments.report.files import ReportError, read_object
 from experiments.report.groups import Interval
 
 Row = dict[str, Any]
@@ -20,20 +20,13 @@ Row = dict[str, Any]
 _SCORES = ("exact_accuracy", "label_accuracy", "floor", "label_floor")
 
 
-class ReportError(ValueError):
-    """The run directories cannot be turned into an honest report; the message says why."""
-
-
 def load_rows(sweep_dir: Path) -> list[Row]:
     """Rows of all finished cells, ordered by cell name."""
     rows = []
     for path in sorted(sweep_dir.glob("cells/*/row.json")):
-        try:
-            row = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ReportError(f"{path} is not JSON: {error}") from error
-        if row["cell"] != path.parent.name:
-            raise ReportError(f"{path} belongs to another cell, {row['cell']!r}")
+        row = read_object(path)
+        if row.get("cell") != path.parent.name:
+            raise ReportError(f"{path} belongs to another cell, {row.get('cell')!r}")
         rows.append(row)
     return rows
 

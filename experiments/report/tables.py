@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.report.kinds import KINDS
+from experiments.report.kinds import kind_of
 
 _PUBLISHED_HEADER = ("claim", "setting", "value", "source")
 _BAR = r"\|"  # a bare one would end the cell
@@ -28,7 +28,7 @@ def markdown(results: dict[str, Any]) -> str:
         f"# {results['experiment']}, preset {results['preset']}",
         markdown_table(*_table(results)),
         *_notes(results),
-        *_published(results, markdown_table, str),
+        *_beside(results, str, markdown_table),
         _missing(results, lambda cell: f"`{cell}`"),
     ]
     return "\n\n".join(parts) + "\n"
@@ -40,31 +40,31 @@ def latex(results: dict[str, Any]) -> str:
         rf"\textbf{{{escape(results['experiment'])}, preset {escape(results['preset'])}}}\par",
         latex_table(*_table(results)),
         *(rf"{escape(note)}\par" for note in _notes(results)),
-        *_published(results, latex_table, lambda text: rf"{escape(text)}\par"),
+        *_beside(results, lambda title: rf"{escape(title)}\par", latex_table),
         rf"{escape(_missing(results, str))}\par",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _table(results: dict[str, Any]) -> tuple[Sequence[str], list[list[str]]]:
-    kind, summary = KINDS[results["experiment"]], results["summary"]
+    kind, summary = kind_of(results["experiment"]), results["summary"]
     return kind.header(summary), kind.lines(summary)
 
 
-def _published(
+def _beside(
     results: dict[str, Any],
+    title: Callable[[str], str],
     table: Callable[[Sequence[str], list[list[str]]], str],
-    say: Callable[[str], str],
 ) -> list[str]:
-    """The paper's numbers, or that it has none."""
+    """The paper's numbers under their title; nothing where the paper has none."""
     if not results["published"]:
-        return [say("The paper reports nothing of the kind.")]
+        return []
     cells = _published_cells(results)
-    return [say(f"{_published_title(results)}:"), table(_PUBLISHED_HEADER, cells)]
+    return [title(f"{_published_title(results)}:"), table(_PUBLISHED_HEADER, cells)]
 
 
 def _published_title(results: dict[str, Any]) -> str:
-    setting = KINDS[results["experiment"]].paper_setting
+    setting = kind_of(results["experiment"]).paper_setting
     read = all(number["approximate"] for number in results["published"])
     return (
         f"For comparison, the paper's own numbers, in the paper's setting ({setting})"
@@ -92,7 +92,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
     definitions = (
         "Brackets are 95% intervals: Student t over seeds where n is 2 or more (seeds vary the "
         "training, not the evaluation sequences), Wilson over the answers scored where n is 1. The "
-        f"floor is {KINDS[results['experiment']].floor} on the same "
+        f"floor is {kind_of(results['experiment']).floor} on the same "
         f"{' or '.join(sequences) or 'no'} sequences. Equal compute is N = 1 given as many "
         "training FLOPs as the largest N, spent on what the line says."
     )

@@ -1,0 +1,48 @@
+"""Rebuilds the report of every sweep under --workdir, and one page of all results.
+
+    python -m experiments.report [--workdir=runs]
+
+The page, `<workdir>/index.html`, also has the committed results, which are only read.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+from experiments.report import files, page, sources
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs", "Holds sweeps as EXPERIMENT/PRESET.")
+COMMITTED = Path(__file__).parent.parent / "results"
+
+
+def write(workdir: Path, committed: Path) -> tuple[list[sources.Source], Path]:
+    """Reads everything, then writes the page; returns what it shows and where it is."""
+    found = sources.runs(workdir) + sources.committed(committed)
+    others = sorted(committed.glob("aot/*.md"))
+    workdir.mkdir(parents=True, exist_ok=True)
+    return found, files.write_text(workdir / "index.html", page.build(found, others))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the rebuilt tables and the page."""
+    if len(argv) > 1:
+        raise app.UsageError(f"{argv[1]} is not understood: only --workdir is")
+    try:
+        found, path = write(Path(_WORKDIR.value), COMMITTED)
+    except files.ReportError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"report: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    for source in found:
+        if source.origin == sources.RUN:
+            print(source.directory / "table.md")
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

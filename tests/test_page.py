@@ -1,0 +1,384 @@
+"""The page of all results: whole, self-contained, honest about what is missing."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from matplotlib import image
+
+import experiments.report.__main__ as report
+from experiments.report import claims, markup, rule110, sources
+from experiments.report.files import ReportError
+from experiments.report.verdicts import Verdict
+from tests.test_claims import HIGH, LOW, row
+
+ROOT = Path(__file__).parent.parent
+COMMITTED = ROOT / "experiments" / "results"
+SWEEP = Path(__file__).parent / "fixtures" / "sweep"
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements in order, with text; refuses tags that do not match."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        assert len(dict(attrs)) == len(attrs), attrs
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, (tag, self.getpos())
+
+    def handle_data(self, data):
+        if self.open:
+            self.texts.append((self.open[-1], data))
+
+    def all(self, name: str) -> list[dict]:
+        return [attributes for tag, attributes in self.elements if tag == name]
+
+    @property
+    def text(self) -> str:
+        return " ".join(data for tag, data in self.texts if tag != "style")
+
+
+def read(path: Path) -> Page:
+    return Page(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def committed_page(tmp_path_factory) -> Page:
+    """The page of an empty work directory."""
+    _, path = report.write(tmp_path_factory.mktemp("empty") / "runs", COMMITTED)
+    return read(path)
+
+
+@pytest.fixture
+def runs(tmp_path) -> Path:
+    """A work directory with one made up, unfinished sweep."""
+    shutil.copytree(SWEEP, tmp_path / "runs" / "cellular_automata" / "made-up")
+    return tmp_path / "runs"
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_an_empty_work_directory_gives_the_committed_results(tmp_path, capsys):
+    before = contents(COMMITTED)
+    found, path = report.write(tmp_path / "runs", COMMITTED)
+    assert path == tmp_path / "runs" / "index.html" and list((tmp_path / "runs").iterdir()) == [
+        path
+    ]
+    assert {source.origin for source in found} == {"committed"} and len(found) >= 6
+    assert contents(COMMITTED) == before
+
+
+def test_nothing_is_fetched_from_elsewhere_and_nothing_runs(committed_page):
+    names = {tag for tag, _ in committed_page.elements}
+    assert not names & {"script", "link", "iframe", "object", "base", "form"}
+    for tag, attributes in committed_page.elements:
+        for name in ("src", "srcset", "data", "action", "style", "background"):
+            value = attributes.get(name)
+            assert value is None or value.startswith("data:image/png;base64,"), (tag, name)
+        assert attributes.get("href", "#").startswith("#"), attributes
+        assert not any(name.startswith("on") for name in attributes)
+    (style,) = (data for tag, data in committed_page.texts if tag == "style")
+    assert "url(" not in style and "@import" not in style
+    assert "prefers-color-scheme: dark" in style and "@media print" in style
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in (
+        committed_page.all("meta")
+    )
+
+
+def test_every_picture_decodes_and_says_what_it_shows(committed_page):
+    pictures = committed_page.all("img")
+    drawn = [path for path in COMMITTED.rglob("*.png")]
+    assert len(pictures) == len(drawn) > 0
+    for attributes in pictures:
+        data = base64.b64decode(attributes["src"].partition(",")[2], validate=True)
+        pixels = image.imread(io.BytesIO(data), format="png")
+        assert pixels.shape[:2] == tuple(2 * int(attributes[k]) for k in ("height", "width"))
+        assert len(attributes["alt"]) > 40 and "committed: " in attributes["alt"]
+
+
+def test_every_link_has_its_target_and_every_id_is_one(committed_page):
+    ids = [attributes["id"] for _, attributes in committed_page.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    targets = {attributes["href"].removeprefix("#") for attributes in committed_page.all("a")}
+    assert targets <= set(ids)
+    every = claims.PAPER + claims.OURS
+    assert {f"claim-{claim.key}" for claim in every} <= targets
+
+
+def test_headings_descend_one_by_one_and_verdicts_come_first(committed_page):
+    levels = [int(tag[1]) for tag, _ in committed_page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    titles = [data for tag, data in committed_page.texts if tag == "h2"]
+    assert titles[:3] == ["Verdicts", "Contents", "Ours beside theirs"]
+    assert len(committed_page.all("html")) == 1 and committed_page.all("html")[0]["lang"] == "en"
+
+
+def test_tables_scroll_by_themselves_and_no_cell_is_blank(committed_page):
+    tables = [i for i, (tag, _) in enumerate(committed_page.elements) if tag == "table"]
+    for i in tables:
+        tag, attributes = committed_page.elements[i - 1]
+        assert (tag, attributes["class"]) == ("div", "scroll") and attributes["aria-label"]
+    # A cell with nothing in it is one whose start is followed at once by its end.
+    text = report.page.build(sources.committed(COMMITTED), [])
+    assert not re.findall(r"<t[dh][^>]*>\s*</t[dh]>", text.replace("<tr><td></td>", "<tr>"))
+
+
+def test_missing_cells_are_named(runs):
+    text = Page(report.page.build([committed_source("cellular_automata/cpu")], [])).text
+    for words in (
+        "not run: N = 3",
+        "not run: N = 1, t = 32",
+        "not run: N = 4, k = 16",
+        "not run: 8 operations, N = 6",
+        "missing: EXP=cost_of_sleep",
+        "No planned cell is missing.",
+    ):
+        assert words in text, words
+    _, path = report.write(runs, COMMITTED)
+    assert "Missing, planned but not finished (1): hybrid-N2-t4-W12-s2." in read(path).text
+
+
+def test_verdicts_on_the_committed_results_are_those_of_the_code(committed_page):
+    found = [
+        finding
+        for claim in claims.PAPER + claims.OURS
+        for finding in claim.findings(sources.committed(COMMITTED))
+    ]
+    for finding in found:
+        assert finding.numbers in committed_page.text
+        assert finding.verdict is Verdict.NOT_RUN or f"at {finding.at}" in committed_page.text
+    badges = [a["class"].split()[1] for a in committed_page.all("span") if "badge" in a["class"]]
+    defined = len(Verdict)  # at the end of the page
+    expected = [finding.verdict.value.replace(" ", "-") for finding in found]
+    assert badges[-len(expected) - defined : -defined] == expected
+    assert set(badges[: -len(expected) - defined]) == set(expected)
+    assert badges[-defined:] == [verdict.value.replace(" ", "-") for verdict in Verdict]
+
+
+def test_runs_and_committed_results_stand_apart(runs):
+    found, path = report.write(runs, COMMITTED)
+    page = read(path)
+    labels = {source.label for source in found}
+    assert {"run: cellular_automata/made-up", "committed: cellular_automata/cpu"} <= labels
+    for source in found:
+        assert ("h3", source.label) in page.texts
+        assert any(attributes.get("id") == source.anchor for _, attributes in page.elements)
+    # The made-up N = 4 at t = 4, and the committed one, in columns of their own.
+    assert "0.407 [0.344, 0.469] (n = 3)" in page.text
+    assert "0.994 [0.979, 1.000] (n = 3)" in page.text
+    assert (runs / "cellular_automata" / "made-up" / "table.md").is_file()
+
+
+def test_a_smoke_run_is_listed_and_not_judged(runs):
+    plan = runs / "cellular_automata" / "made-up" / "plan.json"
+    for preset, judged in (("cpu", True), ("smoke", False)):
+        plan.write_text(json.dumps(json.loads(plan.read_text()) | {"preset": preset}))
+        _, path = report.write(runs, COMMITTED)
+        links = [attributes["href"] for attributes in read(path).all("a")]
+        count = links.count("#source-run-cellular-automata-made-up")
+        assert count > 5 if judged else count == 1, count  # one in the contents
+
+
+def put(root: Path, name: str, results: dict) -> Path:
+    path = root / name / "results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(results))
+    return path
+
+
+def made_up(experiment: str, rows: list[dict]) -> dict:
+    return {"experiment": experiment, "preset": "cpu", "commit": "abc", "rows": rows}
+
+
+def test_an_unknown_experiment_gets_its_own_section(tmp_path):
+    rows = [
+        {"cell": f"{n}-{seed}", "seed": seed, "trained_passes": n, "halted": "early & late"}
+        | {"passes_saved": 0.5 + seed, "exact_accuracy": 0.5, "evaluation_sequences": 100}
+        for n in (16, 4)
+        for seed in (0, 1)
+    ]
+    put(tmp_path, "dreams/cpu", made_up("dreams", rows))
+    put(tmp_path, "nothing/cpu", {"experiment": "nothing", "preset": "cpu", "commit": "abc"})
+    found, path = report.write(tmp_path / "runs", tmp_path)
+    page = read(path)
+    assert [source.summary != [] for source in found] == [True, False]
+    assert "does not know the experiment" in page.text and "early & late" in page.text
+    first, second = found[0].summary
+    assert first["setting"] == {"halted": "early & late", "trained_passes": 4}
+    assert (second["scores"], second["exact_accuracy"]["n"]) == ({"passes_saved": 1.0}, 2)
+    assert "0.500 [0.500, 0.500]" in page.text and "committed: nothing/cpu" in page.text
+
+
+def test_an_unknown_sweep_is_rebuilt_and_one_in_its_beginnings_shown(runs):
+    sweep = runs / "cellular_automata" / "made-up"
+    plan = json.loads((sweep / "plan.json").read_text())
+    (sweep / "plan.json").write_text(json.dumps(plan | {"experiment": "dreams"}))
+    (runs / "depo" / "cpu").mkdir(parents=True)
+    begun = {"experiment": "depo", "preset": "cpu", "cells": ["hybrid-N1-s0"]}
+    (runs / "depo" / "cpu" / "plan.json").write_text(json.dumps(begun))
+    _, path = report.write(runs, COMMITTED)
+    text = read(path).text
+    assert "not finished (1): hybrid-N1-s0." in text and "No finished run." in text
+    assert "nothing is concluded" in (sweep / "table.md").read_text()
+
+
+DAMAGED = {
+    "not JSON": lambda text: text[: len(text) // 2],
+    "codec can't decode": lambda text: "\udcff",
+    "lacks experiment": lambda text: "{}",
+    "holds list": lambda text: "[]",
+    "lacks rows": lambda text: json.dumps({**json.loads(text), "rows": 3}),
+    "row 0 is 7": lambda text: json.dumps({**json.loads(text), "rows": [7]}),
+    "lacks width": lambda text: text.replace('"width"', '"wide"'),
+    "passes is '1'": lambda text: text.replace('"passes": 1', '"passes": "1"'),
+    "match is 'luck'": lambda text: text.replace('"match": "tokens"', '"match": "luck"'),
+    "exact_accuracy is 7.5": lambda text: re.sub(
+        r'"exact_accuracy": [\d.]+', '"exact_accuracy": 7.5', text
+    ),
+    "missing is 'nothing'": lambda text: json.dumps({**json.loads(text), "missing": "nothing"}),
+    "one setting and seed": lambda text: text.replace('"seed": 1', '"seed": 0'),
+}
+
+
+@pytest.mark.parametrize("said", DAMAGED)
+@pytest.mark.parametrize("root", ["committed", "run"])
+def test_a_damaged_file_is_one_line_that_names_it(said, root, tmp_path):
+    good = json.dumps(made_up("cellular_automata", LOW + HIGH))
+    path = put(tmp_path / root, "cellular_automata/cpu", {})
+    path.write_bytes(DAMAGED[said](good).encode(errors="surrogateescape"))
+    with pytest.raises(ReportError) as raised:
+        report.write(tmp_path / "run", tmp_path / "committed")
+    message = str(raised.value)
+    assert message.startswith(str(path)) and said in message and "\n" not in message
+    assert not (tmp_path / "run" / "index.html").exists()
+
+
+def test_damaged_measurements_are_named_too(tmp_path):
+    path = put(tmp_path, "cost_of_sleep/cpu", made_up("cost_of_sleep", []))
+    with pytest.raises(ReportError, match="cost_of_sleep/cpu/results.json lacks config"):
+        report.write(tmp_path / "run", tmp_path)
+    shutil.rmtree(path.parent)
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "training.json").write_text('{"training": [{"passes": 1}]}')
+    with pytest.raises(ReportError, match="bench/training.json lacks preset"):
+        report.write(tmp_path / "run", tmp_path)
+
+
+def test_command(tmp_path):
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "experiments.report", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    runs = tmp_path / "runs"
+    done = run(f"--workdir={runs}")
+    assert done.returncode == 0 and done.stdout == f"{runs}/index.html\n", done.stderr
+    path = put(runs, "cellular_automata/cpu", {})
+    done = run(f"--workdir={runs}")
+    lacking = "experiment, preset, commit"
+    assert (done.returncode, done.stderr) == (2, f"report: {path} lacks {lacking}\n")
+    (tmp_path / "file").write_text("")
+    done = run(f"--workdir={tmp_path / 'file'}")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "file" in done.stderr
+
+
+def test_the_report_imports_no_jax():
+    code = (
+        "import sys, experiments.report.__main__; "
+        "print(sorted({'jax', 'flax', 'optax'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def readme_tables() -> list[list[list[str]]]:
+    """The pipe tables under `## Measured`."""
+    section = (ROOT / "README.md").read_text().partition("## Measured")[2].partition("\n## ")[0]
+    found = re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)
+    return [
+        [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+        for table in found
+    ]
+
+
+def committed_source(name: str) -> sources.Source:
+    return sources.load(COMMITTED / name / "results.json", sources.COMMITTED, name)
+
+
+def test_the_readme_has_the_numbers_of_the_committed_results(committed_page):
+    cpu, matched = readme_tables()
+    source = committed_source("cellular_automata/cpu")
+    lines = rule110.lines(source.summary)
+    columns = [i for i, name in enumerate(rule110.HEADER) if name != "parameters"]
+    assert cpu[0] == [rule110.HEADER[i] for i in columns]
+    assert cpu[2:] == [[line[i] for i in columns] for line in lines]
+    for line in lines:
+        assert line[9] in committed_page.text
+    hybrids = [line for line in ordered(source) if line["model"] == "hybrid, gated delta"]
+    said = "; ".join(
+        f"N = {line['N']}{' at equal compute' * ('compute' in line['trained on'])} {line['seeds']}"
+        for line in hybrids
+    )
+    assert f"By seed: {said}." in (ROOT / "README.md").read_text()
+    names = ("N", "parameters", "training tokens", "exact accuracy [95%]", "seeds")
+    lines = ordered(committed_source("cellular_automata/cpu_matched"))
+    shown = [line for line in lines if line["N"] != "1" or "compute" in line["trained on"]]
+    rebuilt = [[line[name] for name in names] for line in shown]
+    assert [[line[0], *line[2:]] for line in matched[2:]] == rebuilt
+
+
+def ordered(source: sources.Source) -> list[dict[str, str]]:
+    """The lines of the table by column, with the accuracies by seed as the README writes them."""
+    found = []
+    for line in rule110.lines(source.summary):
+        named: dict[str, str] = dict(zip(rule110.HEADER, line, strict=True))
+        (group,) = (group for group in source.summary if rule110.lines([group]) == [line])
+        named["seeds"] = " ".join(f"{value:.2f}".removeprefix("0") for value in group["values"])
+        found.append(named)
+    return found
+
+
+def test_groups_of_committed_results_are_those_that_they_were_committed_with():
+    for source in sources.committed(COMMITTED):
+        if source.rows:
+            assert source.summary == source.results["summary"], source.label
+
+
+def test_our_markdown_becomes_headings_tables_and_text():
+    text = "# A & B\n\nTwo\nlines.\n\n- one\n- two\n\n"
+    text += "| N | what |\n|--:|--|\n| 1 | a \\| b |\n| 2 | |\n"
+    page = Page(markup.from_markdown(text, level=3))
+    assert [tag for tag, _ in page.elements if tag[0] in "hpu"] == ["h3", "p", "ul"]
+    cells = [data for tag, data in page.texts if tag in ("th", "td")]
+    assert cells == ["N", "what", "1", "a | b", "2", "–"] and "Two lines." in page.text
+    assert page.texts[0] == ("h3", "A & B")
+
+
+def test_what_a_row_holds_beyond_its_group_is_found():
+    rows = [row(0.3, blocks=2), row(0.9, 4, blocks=4)]
+    results = made_up("cellular_automata", rows)
+    source = sources.Source("run", "x", "cellular_automata", Path(), results, [])
+    (one, four) = rule110.summarise(rows)
+    assert (source.row_of(one)["blocks"], source.row_of(four)["blocks"]) == (2, 4)
