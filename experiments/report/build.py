@@ -9,6 +9,8 @@ diagram) and one `cells/<cell>/row.json` for each finished cell.
 import json
 import os
 import sys
+import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ def build_results(sweep_dir: Path, plan: dict[str, Any]) -> dict[str, Any]:
             for name in sorted({name for row in rows for name in row["versions"]})
         },
         "wall_seconds": sum(row["wall_seconds"] for row in rows),
+        **_goodput(rows),
         "rows": rows,
         "summary": summary,
         "published": kind.published,
@@ -99,6 +102,16 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _goodput(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Share of training in the wall time, and seconds by cause, of the rows that have them."""
+    seconds = Counter[str]()
+    for row in rows:
+        seconds.update(row["goodput"]["seconds"] if "goodput" in row else {})
+    if not seconds:  # runs of before this was measured
+        return {}
+    return {"goodput": {"share": seconds["training"] / seconds.total(), "seconds": dict(seconds)}}
+
+
 def _all_of(values: Iterable[str], separator: str = ", ") -> str:
     """All distinct values: rows of one sweep may come from several commits or machines."""
     return separator.join(sorted(set(values))) or "none"
@@ -110,7 +123,7 @@ def _device_text(device: Mapping[str, Any]) -> str:
 
 def _replace(path: Path, write: Callable[[Path], object]) -> Path:
     """Writes beside `path` and renames, so that a reader never meets half a file."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # not other launchers'
     write(temporary)
     os.replace(temporary, path)
     return path
