@@ -118,13 +118,13 @@ def test_a_checkpoint_is_the_same_for_other_processes_and_meshes(one, two, writt
 def test_killed_killed_again_and_stopped_it_ends_like_the_run_that_was_not(two, tmp_path):
     run = tmp_path / "run"
     for lost, step in ((1, 12), (0, 22)):
-        processes = start("train", run, 2)
+        processes = start("slowly", run, 2)
         wait_for_step(run, step, processes)
         processes[lost].kill()
         codes, written = finish(processes, timeout=60)
         assert codes[lost] == -signal.SIGKILL and codes[1 - lost] not in (0, None)
         assert "error: a process of this run was lost" in written[1 - lost][1]
-    processes = start("train", run, 2)
+    processes = start("slowly", run, 2)
     wait_for_step(run, 25, processes)
     processes[1].send_signal(signal.SIGTERM)
     codes, written = finish(processes, timeout=60)
