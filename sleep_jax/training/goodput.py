@@ -69,26 +69,19 @@ def summary(seconds: Mapping[str, float]) -> dict[str, Any]:
 
 
 class _Compiling:
-    """Time of JAX's own events of tracing, lowering and compiling, of which some contain others."""
+    """Adds up JAX's own events of tracing (the outermost function only), lowering and compiling."""
 
     def __init__(self) -> None:
-        self._spans: list[tuple[float, float]] = []
+        self._seconds = 0.0
 
     def __call__(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if not event.startswith("/jax/core/compile/"):
-            return
-        end = time.perf_counter()
-        start = end - duration_secs
-        while self._spans and self._spans[-1][0] >= start:
-            self._spans.pop()
-        if self._spans:
-            start = max(start, self._spans[-1][1])
-        self._spans.append((start, end))
+        if event.startswith("/jax/core/compile/"):
+            self._seconds += duration_secs
 
     def take(self) -> float:
         """Seconds since the last call."""
-        spans, self._spans = self._spans, []
-        return sum(end - start for start, end in spans)
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
 
 
 _COMPILING = _Compiling()
