@@ -34,6 +34,15 @@ _SET = flags.DEFINE_multi_string("set", [], "path=value for any field of the con
 _JOBS = flags.DEFINE_integer(
     "jobs", None, "Runs at a time, one a core; default: all cores on CPU presets, else 1."
 )
+_PROFILE_STEPS = flags.DEFINE_list(
+    "profile_steps", None, "FIRST,LAST: steps of every run to trace for XProf, into its directory."
+)
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    "",
+    "Where compiled programs are kept; default: JAX_COMPILATION_CACHE_DIR, else in the sweep's "
+    "directory. Not to be shared by hosts with different CPUs.",
+)
 _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print the plan and stop.")
 
 
@@ -169,25 +178,33 @@ def main(experiment: Experiment) -> int:
     # Imports JAX, so only once the environment says how it is to run.
     from experiments import sweep
     from experiments.report.build import rebuild
-    from sleep_jax import processes
+    from sleep_jax import processes, records
     from sleep_jax.model.decoder import count_parameters
 
     planned = plan(experiment, preset)
     directory = Path(_WORKDIR.value) / experiment.name / name
     for cell in planned:
         cell.config.validate()
+    profile_steps = _profile_steps(max(cell.config.steps for cell in planned))
     if _DRY_RUN.value:
         seconds = sum(cell.flops for cell in planned) / preset.flops_per_second / jobs
         counts = [count_parameters(cell.config.model) for cell in planned]
         print(cells.plan_text(planned, counts, seconds, f"{jobs} at a time, {preset.basis}"))
         return 0
     sweep.check(planned, directory)
+    if _COMPILATION_CACHE.value:
+        records.check_writable(Path(_COMPILATION_CACHE.value), "compilation_cache")
     headline = at_depth(experiment, preset, next(iter(preset.depths)))
     about = {"experiment": experiment.name, "preset": name, **experiment.about(headline.task)}
     sweep.write_plan(planned, directory, about)
     log.info("%d runs in %s, %d at a time", len(planned), directory, jobs)
-    used = {flag.name: flag.value for flag in cli.own_flags()}
-    code = sweep.run(planned, directory, jobs, used, machines.mesh_config())
+    options = sweep.Options(
+        {flag.name: flag.value for flag in cli.own_flags()},
+        machines.mesh_config(),
+        _COMPILATION_CACHE.value,
+        profile_steps,
+    )
+    code = sweep.run(planned, directory, jobs, options)
     if code:
         log.info("what is finished is kept in %s; the same command goes on from there", directory)
         return code
@@ -199,6 +216,22 @@ def main(experiment: Experiment) -> int:
     for path in written:
         log.info("wrote %s", path)
     return 0
+
+
+def _profile_steps(longest: int) -> tuple[int, int] | None:
+    if _PROFILE_STEPS.value is None:
+        return None
+    steps = _PROFILE_STEPS.value
+    if (
+        len(steps) != 2
+        or not all(step.isdigit() for step in steps)
+        or (not 1 <= int(steps[0]) <= int(steps[1]) <= longest)
+    ):
+        raise UserError(
+            f"--profile_steps={','.join(steps)} is not possible; allowed: FIRST,LAST with "
+            f"1 <= FIRST <= LAST <= {longest}, the steps of the longest run"
+        )
+    return int(steps[0]), int(steps[1])
 
 
 def _cores() -> int:

@@ -2,11 +2,14 @@
 
 A sweep directory holds `plan.json`, one run directory a cell under `cells/`, and the report. A cell
 that has its row.json is finished and is not run again; one that was interrupted goes on from its
-last checkpoint. On a CPU, cells are independent work for independent cores: small products gain
-nothing from a second thread, so one process a core is twice as fast as two threads a product.
+last checkpoint. Several launchers may work on one sweep, on as many hosts as share its directory: a
+cell that another one has is left to it (sleep_jax/claims.py). On a CPU, cells are independent work
+for independent cores: small products gain nothing from a second thread, so one process a core is
+twice as fast as two threads a product.
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import multiprocessing as mp
@@ -23,7 +26,7 @@ import jax
 
 from experiments.cells import Cell
 from experiments.cli import STOPPED, StopSignal, set_up_logging
-from sleep_jax import distributed, processes, records
+from sleep_jax import claims, distributed, processes, records
 from sleep_jax.config import to_dict
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
@@ -51,29 +54,52 @@ def check(cells: Sequence[Cell], directory: Path) -> None:
         records.check_config(directory / "cells" / cell.name, to_dict(cell.config))
 
 
-def run(
-    cells: Sequence[Cell],
-    directory: Path,
-    jobs: int,
-    flags: dict[str, Any],
-    mesh: MeshConfig,
-) -> int:
-    """Runs what is not finished; returns 0, `FAILED`, `STOPPED` or 2."""
-    todo = [c for c in cells if not (directory / "cells" / c.name / "row.json").exists()]
-    done = len(cells) - len(todo)
-    log.info("%d of %d runs are finished already", done, len(cells))
-    todo = _in_order(todo)
-    jobs = min(jobs, len(todo))
-    if jobs <= 1:
-        _use_compilation_cache(directory)
-        # Of several processes JAX's distributed service hears the signal, and tells the others.
-        stop = StopSignal() if jax.process_count() == 1 else lambda: False
-        for cell in todo:
-            code = _run_cell(cell, directory, flags, mesh, stop)
-            if code:
-                return code
-        return 0
-    return _run_in_workers(todo, directory, jobs, flags, mesh)
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How cells are run; nothing of it decides their results.
+
+    Attributes:
+      flags: all that were used, for environment.json.
+      compilation_cache: directory; empty is JAX_COMPILATION_CACHE_DIR, or one in the sweep's.
+      profile_steps: first and last step that are traced for XProf, or None.
+    """
+
+    flags: dict[str, Any]
+    mesh: MeshConfig
+    compilation_cache: str
+    profile_steps: tuple[int, int] | None
+
+
+def run(cells: Sequence[Cell], directory: Path, jobs: int, options: Options) -> int:
+    """Runs what is not finished and nobody else is at; returns 0, `FAILED`, `STOPPED` or 2."""
+    _use_compilation_cache(directory, options)
+    # Of several processes JAX's distributed service hears the signal, and tells the others.
+    stop = StopSignal() if jax.process_count() == 1 else lambda: False
+    todo = _unfinished(cells, directory)
+    log.info("%d of %d runs are finished already", len(cells) - len(todo), len(cells))
+    while todo:
+        in_order, at_a_time = _in_order(todo), min(jobs, len(todo))
+        if at_a_time == 1:
+            codes = (_run_cell(cell, directory, options, stop) for cell in in_order)
+            code = next(filter(None, codes), 0)
+        else:
+            code = _run_in_workers(in_order, directory, at_a_time, options, stop)
+        if code:
+            return code
+        left = _unfinished(todo, directory)
+        if len(left) == len(todo):  # others were at all of them; what they gave up is run above
+            names = ", ".join(cell.name for cell in left)
+            log.info("left to other launchers, which are at work on them: %s", names)
+            break
+        todo = left
+    return 0
+
+
+def _unfinished(cells: Sequence[Cell], directory: Path) -> list[Cell]:
+    """Cells without row.json; agreed, because another launcher may write one at any moment."""
+    there = [(directory / "cells" / cell.name / "row.json").exists() for cell in cells]
+    done = int(processes.agree(f"{sum(bit << i for i, bit in enumerate(there)):x}"), 16)
+    return [cell for i, cell in enumerate(cells) if not done >> i & 1]
 
 
 def _in_order(todo: Sequence[Cell]) -> list[Cell]:
@@ -90,50 +116,53 @@ def _in_order(todo: Sequence[Cell]) -> list[Cell]:
     return ordered
 
 
-def _use_compilation_cache(directory: Path) -> None:
-    """Lets workers and later restarts of the sweep share what has been compiled.
-
-    JAX_COMPILATION_CACHE_DIR, where it is set, is a wider cache, and kept.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+def _use_compilation_cache(directory: Path, options: Options) -> None:
+    """Lets workers and later restarts of the sweep share what has been compiled."""
+    if options.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", options.compilation_cache)
+    elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(directory / "compilation_cache"))
 
 
-def _run_cell(
-    cell: Cell,
-    directory: Path,
-    flags: dict[str, Any],
-    mesh_config: MeshConfig,
-    stop: Callable[[], bool],
-) -> int:
+def _run_cell(cell: Cell, directory: Path, options: Options, stop: Callable[[], bool]) -> int:
     """Runs one cell in this process, or this process's part of it, and writes its row."""
     path = directory / "cells" / cell.name
     path.mkdir(parents=True, exist_ok=True)
     set_up_logging(f"[{cell.name}] ")
-    writes = processes.is_first()
     try:
-        with records.claimed(path) if writes else contextlib.nullcontext():
+        with contextlib.ExitStack() as held:
+            claim, refusal = _claim(path, held) if processes.is_first() else (None, "")
+            if refusal := processes.agree(refusal):
+                log.info("%s", refusal)
+                return 0
             config = to_dict(cell.config)
             records.check_config(path, config)
-            mesh = distributed.make_mesh(mesh_config)
-            environment = records.environment(mesh, flags)
-            if writes:
+            mesh = distributed.make_mesh(options.mesh)
+            environment = records.environment(mesh, options.flags)
+            if claim:
                 records.write_json(path / "config.json", config)
                 records.write_json(path / "environment.json", environment)
-            measured = loop.train(cell.config, path, mesh, stop)
+
+            def should_stop() -> bool:
+                if claim:
+                    claim.check()
+                return stop()
+
+            measured = loop.train(cell.config, path, mesh, should_stop, options.profile_steps)
             row = {
                 **cell.identity(),
                 **measured,
                 **{key: environment[key] for key in ("commit", "device", "versions")},
             }
-            if writes:
+            if claim:
+                claim.check()
                 records.write_json(path / "row.json", row)
             log.info("finished: exact %.3f, floor %.3f", row["exact_accuracy"], row["floor"])
             return 0
     except loop.Interrupted as error:
         log.info("%s", error)
         return STOPPED
-    except loop.NonFiniteLoss as error:
+    except (loop.NonFiniteLoss, claims.Overtaken) as error:
         print(f"error: {cell.name}: {error}", file=sys.stderr)
         return FAILED
     except UserError as error:
@@ -141,8 +170,19 @@ def _run_cell(
         return 2
 
 
+def _claim(path: Path, held: contextlib.ExitStack) -> tuple[claims.Claim | None, str]:
+    """The claim of a run directory, which `held` gives up; or why it is not this process's turn."""
+    try:
+        claim = held.enter_context(claims.claimed(path))
+    except claims.Held as error:
+        return None, f"left to another launcher, {error}"
+    if (path / "row.json").exists():
+        return None, "finished by another launcher"
+    return claim, ""
+
+
 def _run_in_workers(
-    todo: Sequence[Cell], directory: Path, jobs: int, flags: dict[str, Any], mesh: MeshConfig
+    todo: Sequence[Cell], directory: Path, jobs: int, options: Options, stop: Callable[[], bool]
 ) -> int:
     context = mp.get_context("spawn")  # forking a process that has threads would be unsafe
     queue = context.SimpleQueue()
@@ -154,15 +194,14 @@ def _run_in_workers(
     workers = []
     for index in range(jobs):
         core = cores[index % len(cores)] if cores else None
-        arguments = (queue, directory, flags, mesh, os.getpid(), core)
+        arguments = (queue, directory, options, os.getpid(), core)
         workers.append(context.Process(target=_worker, args=arguments, daemon=False))
-    stop = StopSignal()
     for worker in workers:
         worker.start()
     return _wait_for(workers, stop)
 
 
-def _wait_for(workers: Sequence[BaseProcess], stop: StopSignal) -> int:
+def _wait_for(workers: Sequence[BaseProcess], stop: Callable[[], bool]) -> int:
     """Waits for all workers; when one fails or this process is asked to stop, stops the others."""
     code, running, told = 0, list(workers), False
     while running:
@@ -178,20 +217,13 @@ def _wait_for(workers: Sequence[BaseProcess], stop: StopSignal) -> int:
     return code or (STOPPED if stop() else 0)
 
 
-def _worker(
-    queue: Any,
-    directory: Path,
-    flags: dict[str, Any],
-    mesh: MeshConfig,
-    parent: int,
-    core: int | None,
-):
+def _worker(queue: Any, directory: Path, options: Options, parent: int, core: int | None):
     if core is not None:
         os.sched_setaffinity(0, {core})
-    _use_compilation_cache(directory)
+    _use_compilation_cache(directory, options)
     stop = StopSignal(parent)
     while (cell := queue.get()) is not None:
-        code = STOPPED if stop() else _run_cell(cell, directory, flags, mesh, stop)
+        code = STOPPED if stop() else _run_cell(cell, directory, options, stop)
         if code:
             sys.exit(code)
 

@@ -6,10 +6,11 @@ parameters.json   path, shape, sharding and optimizer label of every parameter
 metrics.jsonl     one JSON object a line: training records and evaluations
 tensorboard/      the same as events
 checkpoints/      see training/checkpoint.py
+claims/           which launcher is at work on it: see claims.py
+profile/          with --profile_steps, the XProf trace of a window of steps
 row.json          the result, written last: a directory that has it is finished
 """
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -17,8 +18,6 @@ import platform
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 def write_json(path: Path, value: Any) -> None:
     """Writes all or nothing: a killed process leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")  # launchers share plan.json
     temporary.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(temporary, path)
 
@@ -57,7 +56,7 @@ def check_config(directory: Path, config: dict[str, Any]) -> None:
             )
 
 
-def check_writable(directory: Path) -> None:
+def check_writable(directory: Path, flag: str = "workdir") -> None:
     """Creates the directory; raises UserError if that or writing into it is not possible."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -66,7 +65,7 @@ def check_writable(directory: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"--workdir={str(directory)!r} cannot be written ({error.strerror}); "
+            f"--{flag}={str(directory)!r} cannot be written ({error.strerror}); "
             "allowed: a directory you may write to"
         ) from error
 
@@ -88,20 +87,6 @@ def check_shared(directory: Path) -> None:
             f"--workdir: {missing} does not see what process 0 writes into {directory}; "
             "allowed: a directory that all processes share"
         )
-
-
-@contextmanager
-def claimed(directory: Path) -> Iterator[None]:
-    """Holds the directory for this process; the system lets go of it however the process ends."""
-    with open(directory / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"--workdir: another process is at work in {directory}; "
-                "allowed: wait for it, or another --workdir"
-            ) from None
-        yield
 
 
 def commit() -> str:
@@ -169,7 +154,9 @@ class Metrics:
         from tensorboardX import SummaryWriter  # slow to import, and only a run needs it
 
         self._path = directory / "metrics.jsonl"
-        self.records = [r for r in read_metrics(directory) if r["step"] <= first_step]
+        saved = read_metrics(directory)
+        self.records = [r for r in saved if r["step"] <= first_step]
+        self.dropped = [r for r in saved if r["step"] > first_step]
         self._writes = writes
         if not writes:
             return

@@ -1,9 +1,10 @@
 """One process of a run, for tests/test_processes.py.
 
-    python -m tests.one_process train|digest DIRECTORY INDEX NUMBER PORT DATA FSDP TENSOR
+    python -m tests.one_process train|slowly|digest DIRECTORY INDEX NUMBER PORT DATA FSDP TENSOR
 
-`train` goes on with a small run to its end; `digest` prints that of the parameters of the
-newest checkpoint as restored here. With NUMBER = 1 nobody is joined.
+`train` goes on with a small run to its end, `slowly` so that a signal arrives in mid-run; `digest`
+prints that of the parameters of the newest checkpoint as restored here. With NUMBER = 1 nobody is
+joined.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from sleep_jax.training import loop
 from tests import tiny
 
 STEPS = 40
-STEP_SECONDS = 0.1  # so that a signal arrives in mid-run
+STEP_SECONDS = {"train": 0.0, "slowly": 0.1}
 
 
 def config():
@@ -36,11 +37,6 @@ def config():
 def digest(leaves) -> str:
     """Of the bits of NumPy arrays, in this order."""
     return hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
-
-
-def slowly() -> bool:
-    time.sleep(STEP_SECONDS)
-    return False
 
 
 def main() -> int:
@@ -59,8 +55,13 @@ def main() -> int:
         print("digest", run.step, digest(leaves))
         run.close()
         return 0
+
+    def nap() -> bool:
+        time.sleep(STEP_SECONDS[task])
+        return False
+
     try:
-        loop.train(config(), Path(directory), mesh, slowly)
+        loop.train(config(), Path(directory), mesh, nap)
     except loop.Interrupted as error:
         print(error)
         return 143

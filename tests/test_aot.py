@@ -130,9 +130,9 @@ def test_roofline_by_hand():
     assert bound.one_by_one == pytest.approx(0.090)
 
 
-def test_chips_have_less_memory_for_a_program_than_documented_or_about_as_much():
+def test_tpus_have_less_memory_for_a_program_than_documented_or_about_as_much():
     """libtpu gives a v5p program 0.8 % more than the documented 95 GiB."""
-    for chip in CHIPS.values():
+    for chip in (chip for kind, chip in CHIPS.items() if kind.startswith("TPU")):
         assert 0.95 < chip.program_bytes / chip.hbm_bytes < 1.01
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 from chex import assert_trees_all_equal
 
-from sleep_jax.errors import UserError
-from sleep_jax.records import claimed
+from sleep_jax.claims import Held, claimed
 
 ROOT = Path(__file__).parent.parent
 # What one sweep has compiled, the next ones need not.
@@ -56,6 +57,9 @@ def test_a_sweep_writes_everything_that_it_promises(sweep):
     assert set(results) >= {"experiment", "preset", "commit", "device", "versions",
                             "wall_seconds", "rows", "summary", "published"}  # fmt: skip
     assert results["missing"] == []
+    goodput = results["goodput"]["seconds"]
+    assert sum(goodput.values()) == pytest.approx(results["wall_seconds"])
+    assert results["goodput"]["share"] == goodput["training"] / results["wall_seconds"]
     models = {(row["model"], row["passes"], row["match"]) for row in results["rows"]}
     assert models == {
         ("hybrid", 1, "tokens"), ("hybrid", 2, "tokens"), ("hybrid", 1, "flops"),
@@ -156,10 +160,10 @@ def test_workers_of_a_killed_sweep_let_go(tmp_path):
         time.sleep(0.05)
     process.kill()
     process.wait()
-    locks = list(cells.glob("*/.lock"))
-    assert len(locks) == 2
-    for lock in locks:
-        assert _free(lock.parent, deadline)
+    claims = list(cells.glob("*/claims"))
+    assert len(claims) == 2
+    for path in claims:
+        assert _free(path.parent, deadline)
 
 
 def _free(directory, deadline):
@@ -167,9 +171,46 @@ def _free(directory, deadline):
         try:
             with claimed(directory):
                 return True
-        except UserError:
+        except Held:
             time.sleep(0.2)
     return False
+
+
+def test_two_launchers_share_a_sweep_and_run_no_cell_twice(tmp_path):
+    """Seven cells; what one has begun the other leaves to it, and neither fails for it."""
+    flags = ("--jobs=1", "--match=tokens", "--set=train.evaluations=1")
+    launchers = [
+        subprocess.Popen(
+            command(tmp_path, *flags), cwd=ROOT, env=ENVIRONMENT,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    written = [launcher.communicate(timeout=400) for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], written
+    ran = [re.findall(r"\[([\w-]+)\] finished: exact", out) for out, _ in written]
+    directory = tmp_path / "cellular_automata" / "smoke"
+    planned = json.loads((directory / "plan.json").read_text())["cells"]
+    assert len(planned) == 7 and sorted(ran[0] + ran[1]) == sorted(planned)
+    assert ran[0] and ran[1]
+    assert "left to another launcher, process" in written[0][0] + written[1][0]
+    results = json.loads((directory / "results.json").read_text())
+    assert results["missing"] == []
+
+
+def test_what_others_still_hold_is_said_at_the_end(sweep, tmp_path):
+    """A finished sweep but for one cell, which this test holds."""
+    _, _, finished = sweep
+    directory = tmp_path / "cellular_automata" / "smoke"
+    shutil.copytree(finished, directory)
+    cell = directory / "cells" / "hybrid-N2-t1-W7-s0"
+    (cell / "row.json").unlink()
+    with claimed(cell):
+        result = run(tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"left to other launchers, which are at work on them: {cell.name}" in result.stdout
+    assert not (cell / "row.json").exists()
+    assert f"Missing, planned but not finished (1): `{cell.name}`" in result.stdout
 
 
 BAD = [
@@ -185,6 +226,10 @@ BAD = [
     (["--match=flops", "--passes=1"], "needs a larger N to match; allowed: an N > 1 in --passes"),
     (["--seeds=0,0"], "--seeds=0,0 names a value twice"),
     (["--jobs=0"], "--jobs=0 is not possible"),
+    (["--profile_steps=5"], "--profile_steps=5 is not possible; allowed: FIRST,LAST with 1 <= F"),
+    (["--profile_steps=9,8"], "--profile_steps=9,8 is not possible"),
+    (["--profile_steps=2,1000"], "--profile_steps=2,1000 is not possible"),
+    (["--compilation_cache=/proc/no"], "--compilation_cache='/proc/no' cannot be written"),
     (["--set=task.width=9"], "task.window=7: must equal task.width=9"),
     (["--set=task.boundary=zero"], "'zero': degenerate, always answering 1 gets 0.75"),
     (["--set=model.depth=9"], "no field 'depth' here; allowed: activation_dtype"),

@@ -16,10 +16,12 @@ import optax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from experiments.aot import cost, hlo
 from pallas_kernels import gated_delta_rule, tpu
 from sleep_jax import distributed
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
+from sleep_jax.model.decoder import count_parameters
 from sleep_jax.tasks.task import TRAIN
 from sleep_jax.training import evaluation, step
 from sleep_jax.training.optimizer import optimizer
@@ -195,6 +197,44 @@ def test_the_loops_hold_only_what_tensor_parallelism_owes(sizes):
         assert c.kind == "all-reduce", c
         groups = [set(map(int, g.split(","))) for g in re.findall(r"\{(\d[\d,]*)\}", c.groups)]
         assert groups == neighbours or c.groups.startswith("[4,2]<=[8]"), c
+
+
+@functools.cache
+def weak(sizes):
+    """Cost to one of the first devices, each of which has one sequence."""
+    number = math.prod(sizes)
+    train = dataclasses.replace(CONFIG.train, batch_size=number)
+    devices = jax.devices()[:number]
+    mesh = distributed.make_mesh(MeshConfig(*sizes), devices=devices)
+    text = compiled(dataclasses.replace(CONFIG, train=train), mesh).as_text()
+    return cost.count(hlo.parse(text))
+
+
+def sent(counted, kind):
+    return sum(c.sent_bytes for c in counted.collectives if c.kind == kind)
+
+
+@pytest.mark.parametrize("number", [2, 4, 8])
+def test_weak_scaling_over_data(number):
+    """From the compiled program: the same work a device, and one sum of the gradients."""
+    one, many = weak((1, 1, 1)), weak((number, 1, 1))
+    assert one.collectives == () and many.flops == pytest.approx(one.flops, rel=1e-3)
+    share = (number - 1) / number
+    gradients = 4 * count_parameters(CONFIG.model)
+    assert {c.kind for c in many.collectives} == {"all-reduce"}
+    assert many.sent_bytes == pytest.approx(2 * share * gradients, rel=0.02)
+
+
+@pytest.mark.parametrize("number", [2, 4, 8])
+def test_weak_scaling_over_fsdp(number):
+    """Parameters fetched once and gradients given back once; Muon's work is divided."""
+    one, many = weak((1, 1, 1)), weak((1, number, 1))
+    assert many.flops < one.flops
+    share = (number - 1) / number
+    split = 4 * count_parameters(CONFIG.model)
+    assert sent(many, "all-gather") == pytest.approx(share * split, rel=0.05)
+    assert sent(many, "reduce-scatter") == pytest.approx(share * split, rel=0.05)
+    assert many.sent_bytes < 4.5 * split
 
 
 BAD = [

@@ -3,6 +3,7 @@
 Runs in `make test-multidevice`.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -118,13 +119,13 @@ def test_a_checkpoint_is_the_same_for_other_processes_and_meshes(one, two, writt
 def test_killed_killed_again_and_stopped_it_ends_like_the_run_that_was_not(two, tmp_path):
     run = tmp_path / "run"
     for lost, step in ((1, 12), (0, 22)):
-        processes = start("train", run, 2)
+        processes = start("slowly", run, 2)
         wait_for_step(run, step, processes)
         processes[lost].kill()
         codes, written = finish(processes, timeout=60)
         assert codes[lost] == -signal.SIGKILL and codes[1 - lost] not in (0, None)
         assert "error: a process of this run was lost" in written[1 - lost][1]
-    processes = start("train", run, 2)
+    processes = start("slowly", run, 2)
     wait_for_step(run, 25, processes)
     processes[1].send_signal(signal.SIGTERM)
     codes, written = finish(processes, timeout=60)
@@ -146,6 +147,27 @@ def test_what_two_began_one_ends(two, tmp_path):
     codes, written = finish(start("train", run, 1))
     assert codes == [0] and f"resuming at step 20 of {STEPS}" in written[0][0], written
     np.testing.assert_allclose(losses(run), losses(two), rtol=1e-5)
+
+
+def test_the_local_launcher_runs_a_sweep_in_two_processes(tmp_path):
+    """The binary itself, as a launcher starts it; the second time there is nothing left to do."""
+    command = [sys.executable, "-m", "experiments.launch.local", "--processes=2", "--devices=4",
+               "--", "cellular_automata", "--preset=smoke", f"--workdir={tmp_path}",
+               "--passes=1", "--seeds=0", "--fsdp=2", "--tensor=1",
+               "--set=train.evaluations=1"]  # fmt: skip
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": CACHE.name}
+    for finished in (0, 3):
+        result = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count(f"{finished} of 3 runs are finished already") == 2
+    directory = tmp_path / "cellular_automata" / "smoke"
+    results = json.loads((directory / "results.json").read_text())
+    assert results["missing"] == [] and len(results["rows"]) == 3
+    environment = json.loads((directory / "cells/hybrid-N1-t1-W7-s0/environment.json").read_text())
+    assert environment["processes"] == 2
+    assert environment["mesh"] == {"data": 4, "fsdp": 2, "tensor": 1}
 
 
 def test_a_coordinator_that_cannot_be_reached_is_one_line():

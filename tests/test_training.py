@@ -3,18 +3,23 @@
 import dataclasses
 import json
 import logging
+import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from chex import assert_trees_all_equal
 
 from sleep_jax import distributed, records
+from sleep_jax.chips import CHIPS, Chip
 from sleep_jax.errors import UserError
+from sleep_jax.flops import training_flops_per_step
 from sleep_jax.training import evaluation, loop
 from sleep_jax.training import step as training_step
+from sleep_jax.training.goodput import CAUSES, Goodput
 from sleep_jax.training.step import Program
 from tests import tiny
 
@@ -51,6 +56,7 @@ def test_what_a_run_leaves_behind(finished):
     table = json.loads((directory / "parameters.json").read_text())
     assert {row["optimizer"] for row in table} == {"muon", "adamw"}
     assert set(table[0]) == {"path", "shape", "sharding", "optimizer"}
+    assert not (directory / "profile").exists()
     kinds = [(r["kind"], r["step"]) for r in records.read_metrics(directory)]
     assert kinds == [("train", 1), ("train", 4), ("evaluation", 6), ("train", 8), ("train", 12),
                      ("evaluation", 12)]  # fmt: skip
@@ -68,6 +74,90 @@ def test_an_interrupted_run_ends_with_the_same_bits(finished, tmp_path, stop):
     assert resumed["curve"] == result["curve"]
     steps = [r["step"] for r in records.read_metrics(tmp_path / "run")]
     assert steps == sorted(steps)
+
+
+def test_seconds_by_cause_add_up_over_a_stop_and_a_kill(tmp_path):
+    config, run = tiny.run_config(log_every=1), tmp_path / "run"
+
+    def slow_then(step, end):
+        calls = iter(range(step + 1))
+
+        def asked():
+            time.sleep(0.1)
+            return next(calls, None) == step and end()
+
+        return asked
+
+    def die():
+        raise KeyboardInterrupt  # as sudden as a kill: nothing is saved
+
+    with pytest.raises(loop.Interrupted):
+        train(config, run, should_stop=slow_then(3, lambda: True))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, run, should_stop=slow_then(5, die))  # at step 8, saved at 5
+    records_of = {r["step"]: r for r in records.read_metrics(run) if r["kind"] == "train"}
+    lost = records_of[8]["wall_seconds"] - records_of[5]["wall_seconds"]
+    result = train(config, run)
+    seconds = result["goodput"]["seconds"]
+    assert sum(seconds.values()) == pytest.approx(result["wall_seconds"])
+    assert result["goodput"]["share"] == seconds["training"] / result["wall_seconds"]
+    assert result["compile_seconds"] == seconds["compile"]
+    assert 0.3 < seconds["lost"] < lost
+    assert seconds["other"] > 0.6  # naps before steps 1 to 5, and before stopping
+    assert set(seconds) == set(CAUSES)
+    assert all(seconds[cause] > 0 for cause in set(CAUSES) - {"compile"})  # done by other tests
+
+
+def test_what_jax_compiles_is_charged_to_compilation_wherever_it_happens():
+    """And once, though the tracing of the inner function is part of that of the outer one."""
+
+    @jax.jit
+    def inner(x):
+        time.sleep(0.5)
+        return jnp.sin(x)
+
+    clock = Goodput()
+    with clock.spent("training"):
+        jax.jit(lambda x: inner(x) + 1)(1.0)
+        time.sleep(0.5)
+    seconds = clock.now()
+    assert 0.5 <= seconds["training"] < 0.9 and seconds["compile"] >= 0.5
+
+
+def test_progress_is_by_chip_and_against_its_peak_where_that_is_known(
+    tmp_path, monkeypatch, caplog
+):
+    log = logging.getLogger("sleep_jax")
+    log.propagate = True
+    config = tiny.run_config(steps=4)
+    with caplog.at_level(logging.INFO, "sleep_jax"):
+        train(config, tmp_path / "cpu")
+    assert "tokens/s a device  loss" in caplog.text and "MFU" not in caplog.text
+    kind = jax.devices()[0].device_kind
+    chip = Chip("half", 2, 0, 0, 1e9, 0, 0, "a device of 1 GFLOP/s, half a chip")
+    monkeypatch.setitem(CHIPS, kind, chip)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "sleep_jax"):
+        train(config, tmp_path / "chip")
+    record = records.read_metrics(tmp_path / "chip")[-2]
+    flops = training_flops_per_step(config) / config.tokens_per_step
+    assert record["mfu"] == pytest.approx(record["tokens_per_second"] * flops / 1e9)
+    line = f"{2 * record['tokens_per_second']:.0f} tokens/s a chip  MFU {record['mfu']:.1%}  loss"
+    assert line in caplog.text
+
+
+def test_a_window_of_steps_is_traced(tmp_path):
+    train(tiny.run_config(steps=6), tmp_path / "run", profile_steps=(3, 4))
+    (trace,) = (tmp_path / "run" / "profile").rglob("*.xplane.pb")
+    data = jax.profiler.ProfileData.from_file(str(trace))
+    steps = [
+        dict(event.stats).get("step_num")
+        for plane in data.planes
+        for line in plane.lines
+        for event in line.events
+        if event.name == "train"
+    ]
+    assert sorted(steps) == [3, 4]
 
 
 def damage_truncate(checkpoint: Path):

@@ -8,6 +8,7 @@ diagram) and one `cells/<cell>/row.json` for each finished cell.
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def build_results(sweep_dir: Path, plan: dict[str, Any]) -> dict[str, Any]:
             for name in sorted({name for row in rows for name in row["versions"]})
         },
         "wall_seconds": sum(row["wall_seconds"] for row in rows),
+        **_goodput(rows),
         "rows": rows,
         "summary": summary,
         "published": kind.published,
@@ -99,6 +101,16 @@ def main(argv: Sequence[str]) -> int:
             return 2
         print("\n".join(map(str, written)))
     return 0
+
+
+def _goodput(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Share of training in the wall time, and seconds by cause, of the rows that have them."""
+    seconds = Counter[str]()
+    for row in rows:
+        seconds.update(row["goodput"]["seconds"] if "goodput" in row else {})
+    if not seconds:  # runs of before this was measured
+        return {}
+    return {"goodput": {"share": seconds["training"] / seconds.total(), "seconds": dict(seconds)}}
 
 
 def _all_of(values: Iterable[str], separator: str = ", ") -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def replace(path: Path, write: Callable[[Path], object]) -> Path:
     """Lets `write` make a file beside `path` and renames it."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # not other launchers'
     write(temporary)
     os.replace(temporary, path)
     return path

@@ -3,7 +3,6 @@
 import functools
 import logging
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sleep_jax import distributed, processes, records
+from sleep_jax.chips import CHIPS
 from sleep_jax.config import RunConfig
 from sleep_jax.curriculum import passes_by_step, sampler
 from sleep_jax.flops import training_flops_by_step
 from sleep_jax.tasks.pipeline import BatchSource, make_iterator
 from sleep_jax.training.checkpoint import Checkpoints
 from sleep_jax.training.evaluation import evaluate, evaluation_sequences
+from sleep_jax.training.goodput import TRAINING, Goodput, summary
 from sleep_jax.training.optimizer import label, path_name, schedule
 from sleep_jax.training.step import (
     Program,
@@ -29,6 +30,7 @@ from sleep_jax.training.step import (
     make_train_step,
     state_shardings,
 )
+from sleep_jax.training.tracing import Tracer
 
 log = logging.getLogger("sleep_jax")
 
@@ -46,6 +48,7 @@ def train(
     directory: Path,
     mesh: Mesh,
     should_stop: Callable[[], bool] = lambda: False,
+    profile_steps: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Trains to the end of the budget, from the newest checkpoint if there is one.
 
@@ -53,15 +56,16 @@ def train(
       config: validated.
       directory: the run directory; holds checkpoints, metrics and parameters.json afterwards.
       should_stop: asked before every step; True saves and raises Interrupted.
+      profile_steps: first and last step, from 1, of a trace for XProf.
 
     Returns:
-      What was measured: accuracies, floors, curve, tokens, FLOPs, seconds.
+      What was measured: accuracies, floors, curve, tokens, FLOPs, seconds by cause.
 
     Raises:
       NonFiniteLoss: loss or gradient is not finite; names the step and the checkpoint kept.
       Interrupted: `should_stop` said so.
     """
-    run = _Run(config, directory, mesh)
+    run = _Run(config, directory, mesh, profile_steps)
     try:
         run.to_the_end(should_stop)
         return run.result()
@@ -72,7 +76,14 @@ def train(
 class _Run:
     """One run in progress."""
 
-    def __init__(self, config: RunConfig, directory: Path, mesh: Mesh):
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: Path,
+        mesh: Mesh,
+        profile_steps: tuple[int, int] | None = None,
+    ):
+        self.goodput = Goodput()
         self.config, self.directory, self.mesh = config, directory, mesh
         train = config.train
         distributed.require_batch_divides(mesh, train.batch_size, train.accumulate)
@@ -97,15 +108,17 @@ class _Run:
                 process_count=parts,
             )
         )
-        self.state, self.step, self.seconds, self.compile_seconds = self._start()
+        self.state, self.step = self._start()
         self.metrics = records.Metrics(directory, self.step, writes=processes.is_first())
+        self.goodput.resume({"lost": self._lost()})
+        self.tracer = Tracer(profile_steps, directory)
         if processes.is_first():
             records.write_json(directory / "parameters.json", self._parameter_table())
         self.pending: tuple[int, dict[str, jax.Array]] | None = None
-        self.clock = time.perf_counter()
-        self.logged = (self.step, self.clock)
+        self.goodput.charge("other")
+        self.logged = (self.step, self.goodput.now())
 
-    def _start(self) -> tuple[TrainState, int, float, float]:
+    def _start(self) -> tuple[TrainState, int]:
         shardings = state_shardings(self.program, self.mesh)
         shapes = jax.eval_shape(functools.partial(init_state, self.program), 0)
         abstract = jax.tree.map(
@@ -114,11 +127,18 @@ class _Run:
         restored = self.checkpoints.restore(abstract)
         if restored is None:
             seed = self.config.train.seed
-            return make_init(self.program, self.mesh)(seed), 0, 0.0, 0.0
+            return make_init(self.program, self.mesh)(seed), 0
         step, state, progress = restored
         self.batches.set_state(progress["data"])
+        self.goodput.resume(progress["seconds"])
         log.info("resuming at step %d of %d", step, self.config.steps)
-        return state, step, progress["seconds"], progress["compile_seconds"]
+        return state, step
+
+    def _lost(self) -> float:
+        """Seconds from the checkpoint to the last record of a process that was killed."""
+        saved = sum(self.goodput.seconds.values())
+        known = [r["wall_seconds"] for r in self.metrics.dropped if r["kind"] == "train"]
+        return max([0.0, *(seconds - saved for seconds in known)])
 
     def _parameter_table(self) -> list[dict[str, Any]]:
         leaves = jax.tree_util.tree_flatten_with_path(self.state.params)[0]
@@ -148,21 +168,21 @@ class _Run:
                 self._save()
 
     def _one_step(self) -> None:
-        batch = distributed.to_mesh(next(self.batches), self.mesh)
-        rate = jnp.asarray(self.rate(self.step), jnp.float32)
+        with self.goodput.spent("data"):
+            batch = distributed.to_mesh(next(self.batches), self.mesh)
+            rate = jnp.asarray(self.rate(self.step), jnp.float32)
         passes = int(self.passes[self.step])
-        first = passes not in self.steps_at
-        start = time.perf_counter()
-        if first:
+        if passes not in self.steps_at:
             step = make_train_step(self.program.at(passes), self.mesh)
-            self.steps_at[passes] = processes.compiled(step, self.state, batch, rate)
-        self.state, metrics = self.steps_at[passes](self.state, batch, rate)
-        if first:  # the first call of a program compiles it before it returns
-            self.compile_seconds += time.perf_counter() - start
-        self.step += 1
-        previous, self.pending = self.pending, (self.step, metrics)
-        if previous:
-            self._check(*previous)
+            with self.goodput.spent("compile"):  # and waits for the other processes
+                self.steps_at[passes] = processes.compiled(step, self.state, batch, rate)
+        with self.tracer.step(self.step + 1, self.state), self.goodput.spent(TRAINING):
+            self.state, metrics = self.steps_at[passes](self.state, batch, rate)
+            self.step += 1
+            previous, self.pending = self.pending, (self.step, metrics)
+            if previous:
+                self._check(*previous)
+        self.tracer.after(self.step, self.state)
 
     def _check(self, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
         values = {name: float(value) for name, value in metrics.items()}
@@ -175,20 +195,37 @@ class _Run:
                 )
         return values
 
-    def _log(self) -> None:
+    def _settle(self) -> dict[str, float]:
+        """Waits for the last step and returns what it measured."""
         assert self.pending is not None
-        values = self._check(*self.pending)
-        now = time.perf_counter()
+        with self.goodput.spent(TRAINING):
+            return self._check(*self.pending)
+
+    def _log(self) -> None:
+        values, seconds = self._settle(), self.goodput.now()
         since, then = self.logged
-        rate = (self.step - since) * self.config.tokens_per_step / (now - then)
-        self.logged = (self.step, now)
-        left = (self.config.steps - self.step) * self.config.tokens_per_step / rate
-        self.metrics.write("train", self.step, {**values, "tokens_per_second": rate})
+        self.logged = (self.step, seconds)
+        steps = self.step - since
+        busy = sum(seconds[cause] - then[cause] for cause in ("data", TRAINING))
+        wall = sum(seconds.values()) - sum(then.values())
+        left = (self.config.steps - self.step) * wall / steps
+        values["tokens_per_second"] = steps * self.config.tokens_per_step / busy
+        chip = CHIPS.get(self.mesh.devices.flat[0].device_kind)
+        if chip is None:  # a CPU, or what we have no peak of
+            unit, count, utilisation = "device", self.mesh.size, ""
+        else:
+            unit, count = "chip", self.mesh.size / chip.devices_per_chip
+            flops = self._flops(self.step) - self._flops(since)
+            values["mfu"] = flops / busy / (self.mesh.size * chip.bf16_flops)
+            utilisation = f"  MFU {values['mfu']:.1%}"
+        self.metrics.write("train", self.step, {**values, "wall_seconds": sum(seconds.values())})
         log.info(
-            "step %d/%d  %.0f tokens/s  loss %.3f  exact %.2f  ETA %.0f s",
+            "step %d/%d  %.0f tokens/s a %s%s  loss %.3f  exact %.2f  ETA %.0f s",
             self.step,
             self.config.steps,
-            rate,
+            values["tokens_per_second"] / count,
+            unit,
+            utilisation,
             values["loss"],
             values["exact_accuracy"],
             left,
@@ -201,18 +238,21 @@ class _Run:
         train = self.config.train
         count = train.evaluation_sequences if last else train.curve_sequences
         sequences = {name: array[:count] for name, array in self.sequences.items()}
-        values = evaluate(
-            self.program,
-            self.mesh,
-            self.state.params,
-            sequences,
-            train.batch_size,
-            passes,
-            threshold,
-        )
+        if self.pending:
+            self._settle()
+        with self.goodput.spent("evaluation"):
+            values = evaluate(
+                self.program,
+                self.mesh,
+                self.state.params,
+                sequences,
+                train.batch_size,
+                passes,
+                threshold,
+            )
         if passes is None:
             tokens = self.step * self.config.tokens_per_step
-            record = {**values, "train_tokens": tokens, "train_flops": self._flops()}
+            record = {**values, "train_tokens": tokens, "train_flops": self._flops(self.step)}
             self.metrics.write("evaluation", self.step, record)
             log.info(
                 "step %d/%d  evaluation: exact %.3f (floor %.3f)  labels %.3f (floor %.3f)",
@@ -227,26 +267,20 @@ class _Run:
 
     def _save(self) -> None:
         if self.pending:  # never keep a state that a non-finite step has touched
-            self._check(*self.pending)
-        progress = {
-            "data": self.batches.get_state(),
-            "seconds": self._elapsed(),
-            "compile_seconds": self.compile_seconds,
-        }
-        self.checkpoints.save(self.step, self.state, progress)
+            self._settle()
+        with self.goodput.spent("checkpoints"):
+            progress = {"data": self.batches.get_state(), "seconds": self.goodput.now()}
+            self.checkpoints.save(self.step, self.state, progress)
 
-    def _flops(self) -> int:
-        """Operations of the steps done."""
-        return int(self.flops[self.step - 1])
+    def _flops(self, step: int) -> int:
+        """Operations of the first `step` steps."""
+        return int(self.flops[step - 1]) if step else 0
 
     def _temporary_bytes(self) -> int | None:
         """Peak of a step's temporary memory as planned by the compiler, at the largest N."""
         if not self.steps_at:  # restored after its last step
             return None
         return self.steps_at[max(self.steps_at)].memory_analysis().temp_size_in_bytes
-
-    def _elapsed(self) -> float:
-        return self.seconds + time.perf_counter() - self.clock
 
     def result(self) -> dict[str, Any]:
         """The measured part of the row; evaluates again if the run was cut off before it could."""
@@ -264,12 +298,13 @@ class _Run:
             {"threshold": threshold, "most_passes": most, **self._evaluate(most, threshold)}
             for threshold in config.train.halting_thresholds
         ]
-        seconds = self._elapsed()
+        seconds = self.goodput.now()
+        wall = sum(seconds.values())
         tokens = steps * config.tokens_per_step
         rates = [r["tokens_per_second"] for r in self.metrics.records if r["kind"] == "train"][1:]
         return {
             "train_tokens": tokens,
-            "train_flops": self._flops(),
+            "train_flops": self._flops(steps),
             "parameters": sum(x.size for x in jax.tree.leaves(self.state.params)),
             "steps": steps,
             "loss": final["loss"],
@@ -283,9 +318,10 @@ class _Run:
             "accuracy_by_passes": by_passes,
             "halting": halting,
             "temporary_bytes": self._temporary_bytes(),
-            "wall_seconds": seconds,
-            "compile_seconds": self.compile_seconds,
-            "tokens_per_second": float(np.median(rates)) if rates else tokens / seconds,
+            "wall_seconds": wall,
+            "compile_seconds": seconds["compile"],
+            "goodput": summary(seconds),
+            "tokens_per_second": float(np.median(rates)) if rates else tokens / wall,
             "curve": [{k: r[k] for k in r if k not in ("kind", "loss")} for r in curve],
         }
 
@@ -301,6 +337,7 @@ class _Run:
         }
 
     def close(self) -> None:
+        self.tracer.close()
         self.metrics.close()
         self.checkpoints.close()
 
