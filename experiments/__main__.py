@@ -5,7 +5,8 @@ import sys
 
 from experiments import cli
 
-SWEPT = ("cellular_automata", "depo", "gsm_infinite")  # those with an `EXPERIMENT` of cells
+# Those with an `EXPERIMENT` of cells.
+SWEPT = ("cellular_automata", "depo", "gsm_infinite", "local_rules", "local_rules_depo")
 EXPERIMENTS = (*SWEPT, "cost_of_sleep")
 
 

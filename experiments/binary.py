@@ -7,7 +7,7 @@ cells there are; `--set` reaches every field of the configuration that no flag s
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Experiment:
         task that it sets.
       lowest_depth: the least number it allows.
       about: what plan.json is to hold for the report beside the cells, from the headline config.
+      variants: the hybrids that are compared, from the configuration at a depth.
+      swept: fields that `variants` sets, and the flag of each.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Experiment:
     depth_flag: flags.FlagHolder[list[str] | None]
     lowest_depth: int
     about: Callable[[Any], dict[str, Any]]
+    variants: Callable[[RunConfig], Sequence[RunConfig]] = lambda config: (config,)
+    swept: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def select(experiment: Experiment, preset: Preset) -> Preset:
@@ -73,7 +77,7 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
             raise UserError(f"--{name}= is empty; allowed: at least one number")
     if _MATCH.value is not None:
         selected = dataclasses.replace(selected, match=_match(_MATCH.value, passes))
-    _refuse_swept_fields(flag.name)
+    _refuse_swept_fields({f"task.{flag.name}": flag.name, **experiment.swept})
     if _SEEDS.value is not None:
         seeds = cli.parse_numbers("seeds", _SEEDS.value, 0, "whole numbers")
         if not seeds:
@@ -82,8 +86,8 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
             selected,
             depths=dict.fromkeys(depths, seeds),
             matched_seeds=seeds,
-            evicted_seeds=seeds,
-            full_cache_seeds=seeds,
+            evicted_seeds=seeds if preset.evicted_seeds else (),
+            full_cache_seeds=seeds if preset.full_cache_seeds else (),
         )
     return selected
 
@@ -102,8 +106,8 @@ def _match(values: list[str], passes: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _refuse_swept_fields(depth: str) -> None:
-    flag_of = {"sleep.passes": "passes", f"task.{depth}": depth, "train.seed": "seeds"}
+def _refuse_swept_fields(swept: Mapping[str, str]) -> None:
+    flag_of = {"sleep.passes": "passes", "train.seed": "seeds", **swept}
     for assignment in _SET.value:
         field = assignment.partition("=")[0]
         if field in flag_of:
@@ -123,14 +127,16 @@ def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
         config.validate()  # before FLOPs of what cannot be are counted
     headline, largest = at[next(iter(preset.depths))], max(preset.passes)
     planned = [
-        cells.hybrid(at[depth], passes, seed)
+        cells.hybrid(config, passes, seed)
         for depth, seeds in preset.depths.items()
+        for config in experiment.variants(at[depth])
         for passes in preset.passes
         for seed in seeds
     ]
     if largest > 1:
         planned += [
-            cells.matched(headline, largest, seed, spend)
+            cells.matched(config, largest, seed, spend)
+            for config in experiment.variants(headline)
             for spend in preset.match
             for seed in preset.matched_seeds
         ]

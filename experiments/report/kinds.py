@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.report import depth_figures, depths, figures, published, rule110
+from experiments.report import depth_figures, depths, figures, published, rule110, rules
 from experiments.report.conclusion import conclude
 
 Results = dict[str, Any]
@@ -58,4 +58,20 @@ GSM_INFINITE = DEPO._replace(
     paper_setting=published.GSM_SETTING,
     published=published.GSM_INFINITE,
 )
-KINDS = {"cellular_automata": RULE_110, "depo": DEPO, "gsm_infinite": GSM_INFINITE}
+LOCAL_RULES = RULE_110._replace(
+    conclude=lambda summary: rules.conclude(rules.by_rollout(summary)),
+    lines=lambda summary: rule110.lines(summary, rules.order),
+    drawings={"rules.png": lambda results, path: rules.draw(rules.by_rollout, results, path)},
+)
+LOCAL_RULES_DEPO = DEPO._replace(
+    conclude=lambda summary: rules.conclude(rules.by_depth(summary)),
+    lines=lambda summary: depths.lines(summary, rules.order),
+    drawings={"rules.png": lambda results, path: rules.draw(rules.by_depth, results, path)},
+)
+KINDS = {
+    "cellular_automata": RULE_110,
+    "depo": DEPO,
+    "gsm_infinite": GSM_INFINITE,
+    "local_rules": LOCAL_RULES,
+    "local_rules_depo": LOCAL_RULES_DEPO,
+}
