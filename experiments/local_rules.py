@@ -25,9 +25,9 @@ def cpu() -> Preset:
 
 
 def smoke() -> Preset:
-    """Every part of the real thing, too short to learn. Used by the tests."""
+    """Every rule, one pass, too short to learn: 72 s on two cores, nearly all of it compilation."""
     task = Rule110Config(width=7, window=7, strings=4, rollout_steps=1)
-    return update_rules.among_rules(presets.shrink(cpu(), task), (1, 2), {1: (0,)})
+    return update_rules.among_rules(presets.shrink(cpu(), task), (1,), {1: (0,)})
 
 
 def h100() -> Preset:
