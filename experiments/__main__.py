@@ -6,7 +6,15 @@ import sys
 from experiments import cli
 
 # Those with an `EXPERIMENT` of cells.
-SWEPT = ("cellular_automata", "depo", "gsm_infinite", "elastic_sleep", "rollout_curriculum")
+SWEPT = (
+    "cellular_automata",
+    "depo",
+    "gsm_infinite",
+    "local_rules",
+    "local_rules_depo",
+    "elastic_sleep",
+    "rollout_curriculum",
+)
 EXPERIMENTS = (*SWEPT, "cost_of_sleep")
 
 

@@ -7,7 +7,7 @@ cells there are; `--set` reaches every field of the configuration that no flag s
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Experiment:
       about: what plan.json is to hold for the report beside the cells, from the headline config.
       adapt: what else a depth changes in a configuration.
       more: further cells, from the headline config and the preset.
+      variants: the hybrids that are compared, from the configuration at a depth.
+      swept: fields that `variants` sets, and the flag of each.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Experiment:
     about: Callable[[Any], dict[str, Any]]
     adapt: Callable[[RunConfig], RunConfig] = lambda config: config
     more: Callable[[RunConfig, Preset], list[cells.Cell]] = lambda config, preset: []
+    variants: Callable[[RunConfig], Sequence[RunConfig]] = lambda config: (config,)
+    swept: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def select(experiment: Experiment, preset: Preset) -> Preset:
@@ -86,7 +90,7 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
             raise UserError(f"--{name}= is empty; allowed: at least one number")
     if _MATCH.value is not None:
         selected = dataclasses.replace(selected, match=_match(_MATCH.value, passes))
-    _refuse_swept_fields(flag.name)
+    _refuse_swept_fields({f"task.{flag.name}": flag.name, **experiment.swept})
     if _SEEDS.value is not None:
         seeds = cli.parse_numbers("seeds", _SEEDS.value, 0, "whole numbers")
         if not seeds:
@@ -95,8 +99,8 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
             selected,
             depths=dict.fromkeys(depths, seeds),
             matched_seeds=seeds,
-            evicted_seeds=seeds,
-            full_cache_seeds=seeds,
+            evicted_seeds=seeds if preset.evicted_seeds else (),
+            full_cache_seeds=seeds if preset.full_cache_seeds else (),
         )
     return selected
 
@@ -115,8 +119,8 @@ def _match(values: list[str], passes: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _refuse_swept_fields(depth: str) -> None:
-    flag_of = {"sleep.passes": "passes", f"task.{depth}": depth, "train.seed": "seeds"}
+def _refuse_swept_fields(swept: Mapping[str, str]) -> None:
+    flag_of = {"sleep.passes": "passes", "train.seed": "seeds", **swept}
     for assignment in _SET.value:
         field = assignment.partition("=")[0]
         if field in flag_of:
@@ -136,14 +140,16 @@ def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
         config.validate()  # before FLOPs of what cannot be are counted
     headline, largest = at[next(iter(preset.depths))], max(preset.passes)
     planned = [
-        cells.hybrid(at[depth], passes, seed)
+        cells.hybrid(config, passes, seed)
         for depth, seeds in preset.depths.items()
+        for config in experiment.variants(at[depth])
         for passes in preset.passes
         for seed in seeds
     ]
     if largest > 1:
         planned += [
-            cells.matched(headline, largest, seed, spend)
+            cells.matched(config, largest, seed, spend)
+            for config in experiment.variants(headline)
             for spend in preset.match
             for seed in preset.matched_seeds
         ]

@@ -25,10 +25,18 @@ class Cell:
     def name(self) -> str:
         """Directory name, the same wherever and by whomever the cell is run."""
         suffix = "" if self.match == EQUAL_TOKENS else "-" + self.match.replace("_", "-")
+        rule = "" if self.update_rule in ("none", "gated_delta") else f"-{self.update_rule}"
         return (
-            f"{self.model.replace('_', '-')}-N{self.config.sleep.passes}"
-            f"-{self.config.task.label}-s{self.config.train.seed}{_regime_name(self.config)}{suffix}"
+            f"{self.model}{rule}-N{self.config.sleep.passes}".replace("_", "-")
+            + f"-{self.config.task.label}-s{self.config.train.seed}"
+            + f"{_regime_name(self.config)}{suffix}"
         )
+
+    @property
+    def update_rule(self) -> str:
+        """The local rule of the fast weights; "none" where there are none."""
+        model = self.config.model
+        return model.gated_delta_net.update_rule if "gated_delta_net" in model.pattern else "none"
 
     @property
     def flops(self) -> int:
@@ -38,11 +46,10 @@ class Cell:
     def identity(self) -> dict[str, object]:
         """The part of the row that is known before the run."""
         config = self.config
-        fast = "gated_delta_net" in config.model.pattern
         return {
             "cell": self.name,
             "model": self.model,
-            "update_rule": "gated_delta" if fast else "none",
+            "update_rule": self.update_rule,
             "passes": config.sleep.passes,
             "cache": config.sleep.cache,
             "blocks": len(config.model.pattern),
@@ -129,6 +136,7 @@ def _wider(model: ModelConfig, more: int) -> ModelConfig:
             delta,
             key_heads=key_heads,
             value_heads=key_heads * (delta.value_heads // delta.key_heads),
+            generator_hidden=round(delta.generator_hidden * grow),
         ),
     )
 

@@ -1,4 +1,4 @@
-"""The one door to the gated delta rule."""
+"""The one door to the local rules: the gated delta rule and its relatives."""
 
 import functools
 
@@ -11,6 +11,7 @@ from pallas_kernels.oracle import gated_delta_rule_oracle
 from pallas_kernels.xla import gated_delta_rule_xla
 
 IMPLEMENTATIONS = ("oracle", "recurrent", "xla", "tpu", "gpu")
+RULES = ("delta", "hebbian")
 
 
 def gated_delta_rule(
@@ -21,26 +22,34 @@ def gated_delta_rule(
     beta: jax.Array,
     initial_state: jax.Array,
     *,
+    rule: str = "delta",
     implementation: str | None = None,
     chunk_size: int | None = None,
     precision: lax.PrecisionLike = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Gated delta rule over T tokens, from a state to a state; differentiable in all six arrays.
+    """A local rule over T tokens, from a state to a state; differentiable in all six arrays.
 
-    The recurrence is in `pallas_kernels.oracle`; source: arXiv 2412.06464, eq. 10.
+    The recurrence is in `pallas_kernels.oracle`. Sources: gated delta, arXiv 2412.06464, eq. 10,
+    and delta with a log_decay of zeros; Hebbian, as in Mamba-2, arXiv 2605.26099, eq. 3; a decay a
+    channel (KDA), arXiv 2510.26692, eq. 1.
 
     Args:
       q, k: `[B, T, H, Dk]`, normalised and scaled by the caller; H divides Hv, and each key head
         serves Hv / H neighbouring value heads.
       v: `[B, T, Hv, Dv]`.
-      log_decay: `[B, T, Hv]`, log alpha <= 0, natural logarithm.
+      log_decay: `[B, T, Hv]`, log alpha <= 0, natural logarithm; or `[B, T, Hv, Dk]`, one for each
+        channel of the key.
       beta: `[B, T, Hv]`, write strength, in [0, 2).
       initial_state: `[B, Hv, Dk, Dv]`, the fast weights on entry.
+      rule: `"delta"` takes what the state already says of a key out of the value that is written;
+        `"hebbian"` writes the value as it is.
       implementation: `"oracle"` (token by token, in a loop), `"recurrent"` (token by token,
         unrolled), `"xla"` (chunkwise), `"tpu"` and `"gpu"` (chunkwise, Pallas). None takes
-        `"recurrent"` for T <= 2, else by the platform that is being compiled for: `"tpu"` there,
-        `"xla"` elsewhere. `"gpu"` was never timed, so only who asks for it gets it.
-      chunk_size: tokens a chunk, of the chunkwise ones; None chooses it.
+        `"recurrent"` for T <= 2, else by the platform that is being compiled for: `"tpu"` there if
+        it takes the arguments, `"xla"` elsewhere. `"gpu"` was never timed, so only who asks for it
+        gets it.
+      chunk_size: tokens a chunk, of the chunkwise ones; None chooses it. With a decay a channel
+        the memory grows with it.
       precision: of the matrix products on accelerators; None is `HIGHEST`, but `HIGH` in the
         Pallas kernels where the tokens are bfloat16.
 
@@ -49,40 +58,50 @@ def gated_delta_rule(
       an input is float64).
 
     Raises:
-      ValueError: unknown implementation, shapes that do not fit together or that the
+      ValueError: unknown rule or implementation, shapes that do not fit together or that the
         implementation does not take, or a chunk size < 1.
     """
     arrays = (q, k, v, log_decay, beta, initial_state)
+    if rule not in RULES:
+        raise ValueError(f"rule={rule!r} is unknown; allowed: {', '.join(RULES)}")
     _check(*arrays, chunk_size)
     chunkwise = dict(chunk_size=chunk_size, precision=precision)
+    not_in_kernels = _not_in_kernels(rule, log_decay)
     match implementation:
         case "oracle":
-            return gated_delta_rule_oracle(*_share_keys(*arrays), precision=precision)
+            return gated_delta_rule_oracle(*_share_keys(*arrays), rule=rule, precision=precision)
         case "recurrent":
-            return recurrent.gated_delta_rule_recurrent(*arrays, precision=precision)
+            return recurrent.gated_delta_rule_recurrent(*arrays, rule=rule, precision=precision)
         case "xla":
-            return _xla(*arrays, **chunkwise)
+            return _xla(*arrays, rule=rule, **chunkwise)
         case "tpu":
-            _refuse(implementation, tpu.refuses(q, k, v, chunk_size))
+            _refuse(implementation, not_in_kernels or tpu.refuses(q, k, v, chunk_size))
             return tpu.gated_delta_rule_tpu(*arrays, **chunkwise)
         case "gpu":
             from pallas_kernels import gpu  # Pallas-Triton is deprecated: nobody else needs it
 
-            _refuse(implementation, gpu.refuses(q, k, v, chunk_size))
+            _refuse(implementation, not_in_kernels or gpu.refuses(q, k, v, chunk_size))
             return gpu.gated_delta_rule_gpu(*arrays, **chunkwise)
         case None:
             if v.shape[1] <= recurrent.LONGEST:
-                return recurrent.gated_delta_rule_recurrent(*arrays, precision=precision)
-            if tpu.refuses(q, k, v, chunk_size):
-                return _xla(*arrays, **chunkwise)
+                return recurrent.gated_delta_rule_recurrent(*arrays, rule=rule, precision=precision)
+            if not_in_kernels or tpu.refuses(q, k, v, chunk_size):
+                return _xla(*arrays, rule=rule, **chunkwise)
             return lax.platform_dependent(
                 *arrays,
                 tpu=functools.partial(tpu.gated_delta_rule_tpu, **chunkwise),
-                default=functools.partial(_xla, **chunkwise),
+                default=functools.partial(_xla, rule=rule, **chunkwise),
             )
     raise ValueError(
         f"implementation={implementation!r} is unknown; allowed: {', '.join(IMPLEMENTATIONS)}, None"
     )
+
+
+def _not_in_kernels(rule: str, log_decay: jax.Array) -> str:
+    """Why no Pallas kernel takes these arguments; empty if one may."""
+    if rule != "delta":
+        return f"does not take rule={rule!r}"
+    return "does not take a decay a channel" if log_decay.ndim == 4 else ""
 
 
 def _refuse(implementation: str, reason: str) -> None:
@@ -96,17 +115,18 @@ def _share_keys(q, k, v, *rest):
     return *(jnp.repeat(x, groups, axis=2) if groups > 1 else x for x in (q, k)), v, *rest
 
 
-def _xla(*arrays, chunk_size, precision):
-    return gated_delta_rule_xla(*_share_keys(*arrays), chunk_size=chunk_size, precision=precision)
+def _xla(*arrays, **options):
+    return gated_delta_rule_xla(*_share_keys(*arrays), **options)
 
 
 def _check(q, k, v, log_decay, beta, initial_state, chunk_size) -> None:
     B, T, H, Dk = q.shape
     Hv, Dv = v.shape[2:]
+    decay = (B, T, Hv, Dk) if log_decay.ndim == 4 else (B, T, Hv)
     expected = {
         "k": (k, (B, T, H, Dk)),
         "v": (v, (B, T, Hv, Dv)),
-        "log_decay": (log_decay, (B, T, Hv)),
+        "log_decay": (log_decay, decay),
         "beta": (beta, (B, T, Hv)),
         "initial_state": (initial_state, (B, Hv, Dk, Dv)),
     }

@@ -32,6 +32,9 @@ The last counts, for each token, only what decays through it: every term that M,
 for it and no other. The shorter q.dq - k.dk, summed from the end, adds and takes away all the rest,
 and loses a digit in float32.
 
+Where keys are not projected out (the Hebbian rule) there is no L: T = 1, W = V, Y = dV', and every
+term that comes from k S0 is gone. That is what a `Local` without T stands for.
+
 Only differences of gamma are exponentiated, and masked before, so nothing overflows whatever the
 decays are (exp(-gamma) would, at 88). Rows past the end of a sequence are made the identity by
 q = k = v = 0, beta = 0 and log_decay = 0.
@@ -78,20 +81,26 @@ class Inputs(NamedTuple):
 
 
 class Local(NamedTuple):
-    """What a chunk computes without the state, `[..., C, C]`; kk is K K^T below the diagonal."""
+    """What a chunk computes without the state, `[..., C, C]`; kk is K K^T below the diagonal.
 
-    kk: jax.Array
+    kk and T are None where keys are not projected out.
+    """
+
+    kk: jax.Array | None
     P: jax.Array
-    T: jax.Array
+    T: jax.Array | None
 
 
 class Scaled(NamedTuple):
-    """What the backward computes without the state: P^T dO, e Q, r K, beta e K, `[..., C, D]`."""
+    """What the backward computes without the state: P^T dO, e Q, r K, beta e K, `[..., C, D]`.
+
+    bek is None where keys are not projected out.
+    """
 
     PdO: jax.Array
     eq: jax.Array
     rk: jax.Array
-    bek: jax.Array
+    bek: jax.Array | None
 
 
 class Cotangents(NamedTuple):
@@ -131,19 +140,29 @@ def decay_gates(gamma: jax.Array) -> Gates:
     )
 
 
-def local(x: Inputs, mm: Products, inverse: Callable[[jax.Array], jax.Array]) -> Local:
-    """Everything between the tokens of the chunk; `inverse` takes L and gives `(I + L)^-1`."""
+def local(x: Inputs, mm: Products, inverse: Callable[[jax.Array], jax.Array] | None) -> Local:
+    """Everything between the tokens of the chunk.
+
+    Args:
+      inverse: takes L and gives `(I + L)^-1`; None where keys are not projected out.
+    """
+    P = mm.nt(x.q, x.k) * x.gates.M
+    if inverse is None:
+        return Local(kk=None, P=P, T=None)
     below = lower_triangle(x.k.shape[-2], diagonal=False)
     kk = jnp.where(below, mm.nt(x.k, x.k), 0.0)
-    return Local(kk=kk, P=mm.nt(x.q, x.k) * x.gates.M, T=inverse(x.beta * kk * x.gates.M))
+    return Local(kk=kk, P=P, T=inverse(x.beta * kk * x.gates.M))
 
 
 def forward(
     x: Inputs, here: Local, S0: jax.Array, mm: Products
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns O, S1, W, V'."""
-    W = x.v - x.gates.e * mm.nn(x.k, S0)
-    V_ = mm.nn(here.T, x.beta * W)
+    if here.T is None:
+        W, V_ = x.v, x.beta * x.v
+    else:
+        W = x.v - x.gates.e * mm.nn(x.k, S0)
+        V_ = mm.nn(here.T, x.beta * W)
     output = x.gates.e * mm.nn(x.q, S0) + mm.nn(here.P, V_)
     S1 = x.gates.e_C * S0 + mm.tn(x.gates.r * x.k, V_)
     return output, S1, W, V_
@@ -152,20 +171,25 @@ def forward(
 def scaled(x: Inputs, here: Local, dO: jax.Array, mm: Products) -> Scaled:
     """The part of the backward that needs no state."""
     e, r = x.gates.e, x.gates.r
-    return Scaled(PdO=mm.tn(here.P, dO), eq=e * x.q, rk=r * x.k, bek=x.beta * e * x.k)
+    bek = None if here.T is None else x.beta * e * x.k
+    return Scaled(PdO=mm.tn(here.P, dO), eq=e * x.q, rk=r * x.k, bek=bek)
 
 
 def adjoint_state(
     s: Scaled,
-    T: jax.Array,
+    T: jax.Array | None,
     e_C: jax.Array,
     dO: jax.Array,
     dS1: jax.Array,
     mm: Products,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns Y and dS0."""
-    Y = mm.tn(T, s.PdO + mm.nn(s.rk, dS1))
-    return Y, e_C * dS1 + mm.tn(s.eq, dO) - mm.tn(s.bek, Y)
+    dV_ = s.PdO + mm.nn(s.rk, dS1)
+    dS0 = e_C * dS1 + mm.tn(s.eq, dO)
+    if T is None or s.bek is None:
+        return dV_, dS0
+    Y = mm.tn(T, dV_)
+    return Y, dS0 - mm.tn(s.bek, Y)
 
 
 def adjoint_inputs(
@@ -184,18 +208,22 @@ def adjoint_inputs(
     M, e, r, e_C = x.gates
     size = M.shape[-1]
     below = lower_triangle(size, diagonal=False)
-    dOS, YS, VS = mm.nt(dO, S0), mm.nt(Y, S0), mm.nt(V_, dS1)
+    dOS, VS = mm.nt(dO, S0), mm.nt(V_, dS1)
     dOV = mm.nt(dO, V_)
     dQK = M * dOV
-    G = jnp.where(below, -M * mm.nt(Y, V_), 0.0)
-    E = x.beta * G
 
     dq = e * dOS + mm.nn(dQK, x.k)
-    dk = mm.tn(dQK, x.q) + mm.nn(E + transpose(E), x.k) - x.beta * e * YS + r * VS
-    dbeta = jnp.sum(Y * W, -1, keepdims=True) + jnp.sum(G * here.kk, -1, keepdims=True)
-
-    pairs = dOV * here.P + E * here.kk
-    rows = jnp.sum(s.eq * dOS - s.bek * YS, -1, keepdims=True)
+    dk = mm.tn(dQK, x.q) + r * VS
+    dbeta = jnp.sum(Y * W, -1, keepdims=True)
+    pairs, from_state = dOV * here.P, s.eq * dOS
+    if here.kk is not None and s.bek is not None:
+        YS = mm.nt(Y, S0)
+        G = jnp.where(below, -M * mm.nt(Y, V_), 0.0)
+        E = x.beta * G
+        dk = dk + mm.nn(E + transpose(E), x.k) - x.beta * e * YS
+        dbeta = dbeta + jnp.sum(G * here.kk, -1, keepdims=True)
+        pairs, from_state = pairs + E * here.kk, from_state - s.bek * YS
+    rows = jnp.sum(from_state, -1, keepdims=True)
     columns = jnp.sum(s.rk * VS, -1, keepdims=True)
     through = jnp.sum(jnp.sum(e_C * S0 * dS1, -1, keepdims=True), -2, keepdims=True)
     earlier = transpose(below).astype(pairs.dtype)

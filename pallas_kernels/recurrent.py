@@ -15,6 +15,7 @@ def gated_delta_rule_recurrent(
     beta: jax.Array,
     initial_state: jax.Array,
     *,
+    rule: str = "delta",
     precision: lax.PrecisionLike = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Unrolled over T, so for T of a few tokens only; arguments as `api.gated_delta_rule`.
@@ -26,14 +27,13 @@ def gated_delta_rule_recurrent(
     precision = lax.Precision.HIGHEST if precision is None else precision
     groups = v.shape[2] // q.shape[2]
     q, k = (jnp.repeat(x.astype(dtype), groups, axis=2) for x in (q, k))
+    log_decay = log_decay[..., None] if log_decay.ndim == beta.ndim else log_decay
     alpha, state = jnp.exp(log_decay.astype(dtype)), initial_state.astype(dtype)
     outputs = []
     for t in range(v.shape[1]):
-        both = jnp.stack([k[:, t], q[:, t]], axis=2)
-        kS, qS = jnp.unstack(
-            alpha[:, t, :, None, None] * jnp.matmul(both, state, precision=precision), axis=2
-        )
-        written = beta[:, t, :, None] * (v[:, t] - kS)
-        state = alpha[:, t, :, None, None] * state + k[:, t, :, :, None] * written[:, :, None]
+        both = alpha[:, t, :, None] * jnp.stack([k[:, t], q[:, t]], axis=2)
+        kS, qS = jnp.unstack(jnp.matmul(both, state, precision=precision), axis=2)
+        written = beta[:, t, :, None] * (v[:, t] - kS if rule == "delta" else v[:, t])
+        state = alpha[:, t, ..., None] * state + k[:, t, :, :, None] * written[:, :, None]
         outputs.append(qS + jnp.sum(q[:, t] * k[:, t], -1, keepdims=True) * written)
     return jnp.stack(outputs, axis=1).astype(v.dtype), state

@@ -1,25 +1,43 @@
-"""The chunkwise gated delta rule in plain XLA, with the closed-form backward of `chunk_math`.
+"""The chunkwise rules in plain XLA, with the closed-form backward of `chunk_math`.
 
 Everything that does not need the state is batched over chunks; a `lax.scan` over chunks carries the
 state alone, and a window of one chunk needs no scan.
 
 Chunks of all sequences and heads share one leading axis, G = NC * N with N = B * Hv: on CPU, where
 the arrays are small, XLA spends most of its time in index arithmetic if there are more.
+
+A decay a channel goes through `channel_math` instead, in shorter chunks.
 """
 
 import functools
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels import chunk_math
+from pallas_kernels import channel_math, chunk_math
 from pallas_kernels.chunk_math import Inputs, Local, Products, transpose, unit_lower_inverse
 
 
+class _Form(NamedTuple):
+    """What decides the program beside the shapes."""
+
+    rule: str
+    channels: bool  # each channel of the key has a decay
+    precision: lax.PrecisionLike
+
+    @property
+    def maths(self) -> ModuleType:
+        return channel_math if self.channels else chunk_math
+
+
 class _Chunks(NamedTuple):
-    """Inputs cut into chunks, head-major: q, k, v `[G, C, D]`, log_decay and beta `[G, C]`."""
+    """Inputs cut into chunks, head-major: q, k, v `[G, C, D]`, log_decay and beta `[G, C]`.
+
+    log_decay is `[G, C, Dk]` where it has channels.
+    """
 
     q: jax.Array
     k: jax.Array
@@ -74,6 +92,16 @@ def _inverse(L: jax.Array, product: chunk_math.Product) -> jax.Array:
     )
 
 
+def _cumulative(log_decay: jax.Array) -> jax.Array:
+    """Inclusive sums over tokens of `[G, C]` or `[G, C, Dk]`."""
+    # As a product with ones: one GEMM everywhere, always at full precision.
+    ones = chunk_math.lower_triangle(log_decay.shape[1], diagonal=True).astype(log_decay.dtype)
+    if log_decay.ndim == 2:
+        return jnp.matmul(log_decay, transpose(ones), precision=lax.Precision.HIGHEST)
+    ones = jnp.broadcast_to(ones, (log_decay.shape[0], *ones.shape))
+    return jnp.matmul(ones, log_decay, precision=lax.Precision.HIGHEST)
+
+
 def _scan(step, state, xs, reverse: bool = False):
     """`lax.scan` over the NC chunks of xs `[NC * N, ...]`, without the loop where there is one."""
     sequences = state.shape[0]
@@ -95,21 +123,18 @@ class _Saved(NamedTuple):
 
 
 def _forward(
-    c: _Chunks, initial_state: jax.Array, precision: lax.PrecisionLike
+    c: _Chunks, initial_state: jax.Array, form: _Form
 ) -> tuple[jax.Array, jax.Array, _Saved]:
     """Returns output chunks, final state, and what the backward needs."""
-    mm = _products(precision)
-    lower = chunk_math.lower_triangle(c.beta.shape[-1], diagonal=True)
-    # The cumulative sum as a product with ones: one GEMM everywhere, always at full precision.
-    gamma = jnp.matmul(
-        c.log_decay, transpose(lower).astype(c.log_decay.dtype), precision=lax.Precision.HIGHEST
-    )
-    inputs = Inputs(c.q, c.k, c.v, c.beta[..., None], chunk_math.decay_gates(gamma))
-    here = chunk_math.local(inputs, mm, functools.partial(_inverse, product=mm.nn))
+    mm = _products(form.precision)
+    gates = form.maths.decay_gates(_cumulative(c.log_decay))
+    inputs = Inputs(c.q, c.k, c.v, c.beta[..., None], gates)
+    inverse = functools.partial(_inverse, product=mm.nn) if form.rule == "delta" else None
+    here = form.maths.local(inputs, mm, inverse)
 
     def step(S0, chunk):
         inputs, here = chunk
-        output, S1, W, V_ = chunk_math.forward(inputs, here, S0, mm)
+        output, S1, W, V_ = form.maths.forward(inputs, here, S0, mm)
         return S1, (output, S0, W, V_)
 
     final_state, (output, S0, W, V_) = _scan(step, initial_state, (inputs, here))
@@ -117,20 +142,20 @@ def _forward(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _chunked(c: _Chunks, initial_state: jax.Array, precision: lax.PrecisionLike):
-    output, final_state, _ = _forward(c, initial_state, precision)
+def _chunked(c: _Chunks, initial_state: jax.Array, form: _Form):
+    output, final_state, _ = _forward(c, initial_state, form)
     return output, final_state
 
 
-def _chunked_fwd(c, initial_state, precision):
-    output, final_state, saved = _forward(c, initial_state, precision)
+def _chunked_fwd(c, initial_state, form):
+    output, final_state, saved = _forward(c, initial_state, form)
     return (output, final_state), saved
 
 
-def _chunked_bwd(precision, saved, cotangents):
+def _chunked_bwd(form, saved, cotangents):
     dO, dS_final = cotangents
-    mm = _products(precision)
-    scaled = chunk_math.scaled(saved.inputs, saved.here, dO, mm)
+    mm = _products(form.precision)
+    scaled = form.maths.scaled(saved.inputs, saved.here, dO, mm)
 
     def step(dS1, chunk):
         scaled, T, e_C, dO = chunk
@@ -139,18 +164,20 @@ def _chunked_bwd(precision, saved, cotangents):
 
     xs = (scaled, saved.here.T, saved.inputs.gates.e_C, dO)
     dS_initial, (Y, dS1) = _scan(step, dS_final, xs, reverse=True)
-    d = chunk_math.adjoint_inputs(
+    d = form.maths.adjoint_inputs(
         saved.inputs, saved.here, scaled, saved.S0, saved.W, saved.V_, dO, dS1, Y, mm
     )
-    return _Chunks(d.q, d.k, d.v, d.log_decay[..., 0, :], d.beta[..., 0]), dS_initial
+    d_log_decay = d.log_decay if form.channels else d.log_decay[..., 0, :]
+    return _Chunks(d.q, d.k, d.v, d_log_decay, d.beta[..., 0]), dS_initial
 
 
 _chunked.defvjp(_chunked_fwd, _chunked_bwd)
 
 
-def default_chunk_size(length: int) -> int:
-    """One chunk for a short window (no loop, no padding), else 64."""
-    return length if length <= 96 else 64
+def default_chunk_size(length: int, channels: bool = False) -> int:
+    """One chunk for a short window (no loop, no padding), else 64; 16 where channels decay."""
+    longest, size = (32, 16) if channels else (96, 64)
+    return length if length <= longest else size
 
 
 def gated_delta_rule_xla(
@@ -161,22 +188,25 @@ def gated_delta_rule_xla(
     beta: jax.Array,
     initial_state: jax.Array,
     *,
+    rule: str = "delta",
     chunk_size: int | None = None,
     precision: lax.PrecisionLike = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Chunkwise form of `oracle.gated_delta_rule_oracle`; same arguments, shapes and dtypes.
 
     Args:
+      rule: "delta" or "hebbian".
       chunk_size: C, tokens a chunk; None chooses by `default_chunk_size`.
       precision: of the matrix products; None is `HIGHEST`.
     """
     batch, length, heads = v.shape[:3]
     dtype = jnp.result_type(jnp.float32, *(x.dtype for x in (q, k, v, log_decay, beta)))
     precision = lax.Precision.HIGHEST if precision is None else precision
-    size = min(chunk_size or default_chunk_size(length), length)
+    form = _Form(rule, log_decay.ndim == v.ndim, precision)
+    size = min(chunk_size or default_chunk_size(length, form.channels), length)
     chunks = _Chunks(*(_cut(x, size, dtype) for x in (q, k, v, log_decay, beta)))
     state = initial_state.astype(dtype).reshape(-1, *initial_state.shape[2:])
-    output, final_state = _chunked(chunks, state, precision)  # type: ignore[misc]
+    output, final_state = _chunked(chunks, state, form)  # type: ignore[misc]
     return (
         _join(output, batch, heads, length, v.dtype),
         final_state.reshape(initial_state.shape),

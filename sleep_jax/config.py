@@ -10,6 +10,8 @@ from sleep_jax.tasks.rule110 import Rule110Config
 from sleep_jax.tasks.task import Task
 
 MIXERS = ("attention", "gated_delta_net")
+# Local rules of the fast weights; what each is, is said in model/gated_delta_net.py.
+UPDATE_RULES = ("hebbian", "delta", "gated_delta", "gated_delta_negative", "kda", "jet")
 T = TypeVar("T")
 
 
@@ -43,19 +45,25 @@ class AttentionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GatedDeltaNetConfig:
-    """Gated DeltaNet (arXiv 2412.06464): heads and sizes of its fast weights."""
+    """Gated DeltaNet (arXiv 2412.06464) and its relatives: rule, heads, sizes of fast weights."""
 
     key_heads: int = 2
     value_heads: int = 2
     key_dim: int = 32
     value_dim: int = 32
     conv_width: int = 4
-    negative_eigenvalues: bool = False  # beta in (0, 2) instead of (0, 1)
+    update_rule: str = "gated_delta"
+    # Of "jet": hidden units that make the convolution's kernels; Jet-Nemotron has an eighth of the
+    # value features. It is the same on every shard of a mesh, so it is no share here.
+    generator_hidden: int = 8
 
     def validate(self) -> None:
-        for name in ("key_heads", "key_dim", "value_dim", "conv_width"):
+        for name in ("key_heads", "key_dim", "value_dim", "conv_width", "generator_hidden"):
             value = getattr(self, name)
             require(value >= 1, f"model.gated_delta_net.{name}", value, ">= 1")
+        rule = self.update_rule
+        known = ", ".join(UPDATE_RULES)
+        require(rule in UPDATE_RULES, "model.gated_delta_net.update_rule", rule, known)
         require(
             self.value_heads >= 1 and self.value_heads % self.key_heads == 0,
             "model.gated_delta_net.value_heads",

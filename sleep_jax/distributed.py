@@ -26,7 +26,8 @@ from sleep_jax.errors import UserError
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 # What a device holds of an axis with this logical name. `head` is what all heads share: whole on
-# every device, but each shard of `tensor` sees a part of its gradient.
+# every device, but each shard of `tensor` sees a part of its gradient. `rank` is whole as well, on
+# the way from such features to those of the heads.
 MESH_AXIS = {
     "batch": (DATA, FSDP),
     "vocab": (),
@@ -35,6 +36,7 @@ MESH_AXIS = {
     "mlp": (TENSOR,),
     "gates": (TENSOR,),
     "conv": (),
+    "rank": (),
     "norm": (),
     "head": (),
 }

@@ -11,7 +11,7 @@ hand, masked or not. tests/test_flops.py holds this against the compiler's own c
 import numpy as np
 from numpy.typing import NDArray
 
-from sleep_jax.config import ModelConfig, RunConfig
+from sleep_jax.config import GatedDeltaNetConfig, ModelConfig, RunConfig
 from sleep_jax.curriculum import passes_by_step
 
 
@@ -29,12 +29,29 @@ def block_flops(config: ModelConfig, mixer: str, length: int, kept: int = 0) -> 
     else:
         g = config.gated_delta_net
         key, value = g.key_heads * g.key_dim, g.value_heads * g.value_dim
-        convolution = g.conv_width * (2 * key + value)
-        projections = d * (2 * key + 3 * value + 2 * g.value_heads) + convolution
-        # Of the recurrence itself: read k, write, read q. The chunkwise form trades some of it for
-        # products within the chunk; the recurrence is what every implementation has to compute.
-        mixing = 3 * g.value_heads * g.key_dim * g.value_dim
+        projections = d * (2 * key + 3 * value) + _gates_and_convolutions(g, d)
+        # Of the recurrence itself: read k (unless keys are not projected out), write, read q. The
+        # chunkwise form trades some of it for products within the chunk; the recurrence is what
+        # every implementation has to compute.
+        products = 2 if g.update_rule == "hebbian" else 3
+        mixing = products * g.value_heads * g.key_dim * g.value_dim
     return 2 * length * (mlp + projections + mixing)
+
+
+def _gates_and_convolutions(g: GatedDeltaNetConfig, d: int) -> int:
+    """Multiply-adds a token of what makes alpha and beta, and of the convolutions."""
+    key, value = g.key_heads * g.key_dim, g.value_heads * g.value_dim
+    beta = alpha = d * g.value_heads
+    convolution = g.conv_width * (2 * key + value)
+    match g.update_rule:
+        case "delta":
+            alpha = 0
+        case "kda":
+            alpha = g.value_dim * (d + g.value_heads * g.key_dim)
+        case "jet":
+            generator = g.generator_hidden * (d + g.conv_width * value)
+            convolution = g.conv_width * value + generator
+    return alpha + beta + convolution
 
 
 def forward_flops(config: RunConfig, passes: int) -> int:

@@ -8,6 +8,7 @@ from experiments import cells, presets
 from sleep_jax.config import AttentionConfig, GatedDeltaNetConfig
 from sleep_jax.flops import training_flops
 from sleep_jax.model.decoder import count_parameters
+from tests import tiny
 
 BASE = presets.cpu().config
 GROUPED = dataclasses.replace(  # query heads and value heads in groups
@@ -46,3 +47,8 @@ def test_names_tell_what_was_spent():
     names = {cells.matched(BASE, 4, 0, spend).name for spend in cells.EQUAL_FLOPS}
     end = "hybrid-N1-t2-W12-s0-flops"
     assert names == {end, f"{end}-blocks", f"{end}-width"}
+    base = dataclasses.replace(BASE, model=tiny.with_rule(BASE.model, "gated_delta_negative"))
+    cell = cells.hybrid(base, 4, seed=0)
+    assert cell.name == "hybrid-gated-delta-negative-N4-t2-W12-s0"
+    assert cell.identity()["update_rule"] == "gated_delta_negative"
+    assert cells.transformer(base, "evict", seed=0).update_rule == "none"

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from sleep_jax import flops
-from sleep_jax.config import SleepConfig
+from sleep_jax.config import UPDATE_RULES, SleepConfig
 from sleep_jax.model import decoder
 from sleep_jax.training.step import predict
 from tests import tiny
@@ -29,15 +29,19 @@ def compiled_flops(config):
     return cost["flops"]
 
 
-@pytest.mark.parametrize("pattern", [("gated_delta_net",), ("attention", "gated_delta_net")])
-def test_the_cost_of_a_pass_against_the_compiler(monkeypatch, pattern):
+@pytest.mark.parametrize(
+    "pattern, rule",
+    [(("gated_delta_net",), rule) for rule in UPDATE_RULES if rule != "gated_delta_negative"]
+    + [(("attention", "gated_delta_net"), "gated_delta")],
+)
+def test_the_cost_of_a_pass_against_the_compiler(monkeypatch, pattern, rule):
     """Two passes more, because XLA drops what only the discarded features of the last pass need."""
     monkeypatch.setattr("sleep_jax.sleep.lax.scan", functools.partial(jax.lax.scan, unroll=True))
 
     def counts(passes):
         config = dataclasses.replace(
             tiny.run_config(),
-            model=dataclasses.replace(MODEL, pattern=pattern),
+            model=dataclasses.replace(tiny.with_rule(MODEL, rule), pattern=pattern),
             sleep=SleepConfig(passes=passes, remat="none"),
         )
         return flops.forward_flops(config, passes), compiled_flops(config)
@@ -45,6 +49,23 @@ def test_the_cost_of_a_pass_against_the_compiler(monkeypatch, pattern):
     (ours_one, theirs_one), (ours_three, theirs_three) = counts(1), counts(3)
     assert 0.95 < (ours_three - ours_one) / (theirs_three - theirs_one) < 1.05
     assert ours_one > theirs_one
+
+
+def test_rules_differ_by_what_they_compute():
+    """By hand, a token: heads 1 and 2, dimensions 8, d = 128, 8 hidden units, 4 taps."""
+    cost = {
+        rule: flops.block_flops(tiny.with_rule(MODEL, rule), "gated_delta_net", 1) // 2
+        for rule in UPDATE_RULES
+    }
+    more = {rule: cost[rule] - cost["gated_delta"] for rule in UPDATE_RULES}
+    assert more == {
+        "gated_delta": 0,
+        "gated_delta_negative": 0,
+        "delta": -128 * 2,  # no alpha
+        "hebbian": -2 * 8 * 8,  # no read of the key
+        "kda": 8 * (128 + 2 * 8) - 128 * 2,  # two products of rank 8 instead of alpha's
+        "jet": 8 * (128 + 4 * 16) - 4 * (8 + 8),  # the generator; nothing convolved but values
+    }
 
 
 def test_more_passes_cost_that_many_context_windows():

@@ -1,5 +1,6 @@
 """Every implementation that XLA runs, against the float64 token-by-token oracle."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,9 +9,12 @@ import numpy as np
 import pytest
 
 from pallas_kernels import gated_delta_rule
-from tests.rule import KEYS, Case, check, check_chained
+from tests.rule import KEYS, Case, check, check_chained, oracle
 
 LENGTHS = (1, 7, 24, 63, 64, 65, 75, 130)
+FORMS = {"hebbian": dict(rule="hebbian"), "channels": dict(channels=True)}
+BOTH = dict(rule="hebbian", channels=True)
+forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 
 
 @functools.cache
@@ -88,23 +92,91 @@ def test_chained_passes_equal_one_scan():
     check_chained(rule(implementation="xla"), "float64", 1e-13)
 
 
-def test_no_key_projection_is_hebbian():
-    """Orthogonal keys: the delta rule's correction vanishes and S = sum of decayed outer products.
-
-    The ungated delta rule is alpha = 1, which `test_extreme_gates` holds at log_decay = 0.
-    """
-    T = 7
-    case = Case(T, H=1, Hv=1, B=1)
-    q, _, v, log_decay, beta, _ = case.draw()[0]
-    k = np.eye(case.Dk)[None, :T, None]
-    state = np.zeros((1, 1, case.Dk, case.Dv))
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(7, B=1, H=1, Hv=1),
+        Case(7, B=1, H=1, Hv=1, log_decay=0.0),  # the delta rule without a gate
+        *(Case(7, B=1, H=1, Hv=1, **form) for form in (*FORMS.values(), BOTH)),
+    ],
+)
+def test_the_definition_is_the_matrix_form_of_the_papers(case):
+    """S <- (I - beta k k^T) Diag(alpha) S + beta k v^T, without the projection if Hebbian."""
+    inputs, _ = case.draw()
+    q, k, v, log_decay, beta, S = (x[0] if i == 5 else x[0, :, 0] for i, x in enumerate(inputs))
+    S, outputs = S[0], []
+    for t in range(case.T):
+        kept = np.eye(case.Dk) * np.exp(log_decay[t])
+        if case.rule == "delta":
+            kept = (np.eye(case.Dk) - beta[t] * np.outer(k[t], k[t])) @ kept
+        S = kept @ S + beta[t] * np.outer(k[t], v[t])
+        outputs.append(q[t] @ S)
     with jax.enable_x64(True):
-        _, final = gated_delta_rule(*map(jnp.asarray, (q, k, v, log_decay, beta, state)))
-    decay = np.exp(np.cumsum(log_decay[0, ::-1, 0])[::-1] - log_decay[0, :, 0])
-    written = np.zeros((case.Dk, case.Dv))
-    for t in range(T):
-        written += decay[t] * beta[0, t, 0] * np.outer(k[0, t, 0], v[0, t, 0])
-    np.testing.assert_allclose(final[0, 0], written, rtol=0, atol=1e-14)
+        output, final = oracle(case.rule)(*map(jnp.asarray, inputs))
+    np.testing.assert_allclose(output[0, :, 0], outputs, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(final[0, 0], S, rtol=0, atol=1e-14)
+
+
+@forms
+@pytest.mark.parametrize("length", [1, 7, 24, 64, 65])
+def test_other_rules_in_chunks(form, length):
+    case = Case(length, **form)
+    chunkwise = rule(implementation="xla", rule=case.rule)
+    check(chunkwise, case, "float64", 1e-13, 1e-12)
+    check(chunkwise, case, "float32", 2e-6, 1e-5)
+
+
+@pytest.mark.parametrize("form", [*FORMS.values(), BOTH], ids=[*FORMS, "both"])
+def test_other_rules_in_other_chunks(form):
+    """A chunk for all tokens, and one that does not divide them."""
+    case = Case(24, **form)
+    for size in (24, 7):
+        chunkwise = rule(implementation="xla", rule=case.rule, chunk_size=size)
+        check(chunkwise, case, "float64", 1e-13, 1e-12)
+
+
+@forms
+@pytest.mark.parametrize("log_decay", [0.0, -50.0])
+def test_other_rules_with_extreme_decays(form, log_decay):
+    """At -50 a token the quotient of two decays overflows within two tokens."""
+    case = Case(24, "identical", 0.9, log_decay, **form)
+    check(rule(implementation="xla", rule=case.rule), case, "float64", 1e-12, 1e-11)
+    case = dataclasses.replace(case, T=5)
+    check(rule(implementation="recurrent", rule=case.rule), case, "float64", 1e-13, 1e-12)
+
+
+@forms
+def test_other_rules_unrolled_and_with_shared_keys(form):
+    case = Case(5, H=2, Hv=4, **form)
+    for implementation in ("recurrent", "xla"):
+        check(rule(implementation=implementation, rule=case.rule), case, "float64", 1e-13, 1e-12)
+    case = dataclasses.replace(case, T=2)  # what None takes the unrolled form for
+    check(rule(rule=case.rule), case, "float64", 1e-13, 1e-12)
+
+
+@forms
+def test_other_rules_keep_a_float32_state_of_bfloat16_tokens(form):
+    case = Case(24, dtype="bfloat16", **form)
+    check(rule(rule=case.rule), case, "bfloat16", 4e-3, 4e-3, gates=8e-3)
+
+
+def test_one_decay_for_all_channels_is_that_decay():
+    case = Case(24)
+    q, k, v, log_decay, *rest = (jnp.asarray(x, jnp.float32) for x in case.draw()[0])
+    channels = jnp.repeat(log_decay[..., None], case.Dk, axis=-1)
+    run = jax.jit(rule(implementation="xla"))
+    for a, b in zip(run(q, k, v, channels, *rest), run(q, k, v, log_decay, *rest), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_no_kernel_is_chosen_for_what_none_takes():
+    def traced(**form):
+        case = Case(7, Dv=32, **form)
+        arrays = [jnp.asarray(x, jnp.float32) for x in case.draw()[0]]
+        return str(jax.make_jaxpr(rule(rule=case.rule))(*arrays))
+
+    assert "pallas_call" in traced()
+    assert not any("pallas_call" in traced(**form) for form in FORMS.values())
 
 
 @pytest.mark.parametrize(
@@ -112,6 +184,15 @@ def test_no_key_projection_is_hebbian():
     [
         (dict(implementation="cuda"), "implementation='cuda' is unknown; allowed: oracle, rec"),
         (dict(chunk_size=0), "chunk_size=0"),
+        (dict(rule="oja"), "rule='oja' is unknown; allowed: delta, hebbian"),
+        (
+            dict(rule="hebbian", implementation="tpu"),
+            "'tpu' does not take rule='hebbian'; implementation='xla' does",
+        ),
+        (
+            dict(rule="hebbian", implementation="gpu"),
+            "'gpu' does not take rule='hebbian'; implementation='xla' does",
+        ),
         (dict(implementation="gpu"), "does not take Dk = 32, Dv = 16, only 32, 64 or 128; impl"),
         (dict(implementation="tpu"), "does not take Dk = 32, Dv = 16.*implementation='xla' does"),
     ],
@@ -125,3 +206,13 @@ def test_bad_shapes_are_named():
     q, k, v, log_decay, beta, state = map(jnp.asarray, Case(7).draw()[0])
     with pytest.raises(ValueError, match="initial_state has shape"):
         gated_delta_rule(q, k, v, log_decay, beta, state[:, :1])
+    channels = jnp.repeat(log_decay[..., None], 3, axis=-1)
+    with pytest.raises(ValueError, match=r"log_decay has shape .* 3\), expected .* 32\) "):
+        gated_delta_rule(q, k, v, channels, beta, state)
+
+
+@pytest.mark.parametrize("implementation", ["tpu", "gpu"])
+def test_kernels_refuse_a_decay_a_channel(implementation):
+    arrays = (jnp.asarray(x, jnp.float32) for x in Case(7, channels=True).draw()[0])
+    with pytest.raises(ValueError, match="does not take a decay a channel; implementation='xla'"):
+        gated_delta_rule(*arrays, implementation=implementation)

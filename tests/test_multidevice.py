@@ -117,6 +117,12 @@ def test_five_steps_equal_those_of_one_device(sizes, axis_type):
     assert_same(run(CONFIG, mesh_of(sizes, axis_type)), reference(), 1e-5)
 
 
+@pytest.mark.parametrize("rule", ["kda", "jet"])
+def test_features_that_all_heads_share_get_their_whole_gradient(rule):
+    config = dataclasses.replace(CONFIG, model=tiny.with_rule(CONFIG.model, rule))
+    assert_same(run(config, mesh_of((2, 2, 2))), reference(config), 1e-5)
+
+
 def test_micro_batches_make_the_same_update():
     train = dataclasses.replace(CONFIG.train, accumulate=2)
     parts = run(dataclasses.replace(CONFIG, train=train), mesh_of((2, 2, 2)))

@@ -62,6 +62,34 @@ def test_the_label_of_every_parameter(params):
     assert by_path(labels(params)) == EXPECTED
 
 
+KDA = {"in/decay": "muon", "decay/up": "muon"}  # matrices, where alpha is a column a head
+JET = {
+    "in/generator": "muon",
+    "value_convolution/kernels": "muon",
+    "value_convolution/bias": "adamw",
+}
+CONVOLUTIONS = tuple(f"{name}_convolution/kernel" for name in ("query", "key", "value"))
+
+
+@pytest.mark.parametrize(
+    "rule, without, added",
+    [
+        ("hebbian", (), {}),
+        ("gated_delta_negative", (), {}),
+        ("delta", ("in/alpha", "decay/A_log", "decay/dt_bias"), {}),
+        ("kda", ("in/alpha",), KDA),
+        ("jet", CONVOLUTIONS, JET),
+    ],
+)
+def test_the_labels_of_other_rules(rule, without, added):
+    mixer = "block_01_gated_delta_net/mixer/"
+    expected = {k: x for k, x in EXPECTED.items() if k.removeprefix(mixer) not in without}
+    expected |= {mixer + name: label for name, label in added.items()}
+    model = tiny.with_rule(tiny.MODEL, rule)
+    shapes = jax.eval_shape(functools.partial(decoder.init, model), jax.random.key(0))
+    assert by_path(labels(shapes)) == expected
+
+
 def test_first_updates(params):
     """Muon's update is near-orthogonal times its rate; AdamW's first one is its rate, no NAdam."""
     keys = iter(jax.random.split(jax.random.key(1), 100))

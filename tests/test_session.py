@@ -19,28 +19,28 @@ TOKENS = np.random.default_rng(0).integers(0, 3, (BATCH, WINDOWS * LENGTH + ANSW
 
 
 @functools.cache
-def params():
-    return jax.jit(functools.partial(decoder.init, tiny.MODEL))(jax.random.key(0))
+def params(model=tiny.MODEL):
+    return jax.jit(functools.partial(decoder.init, model))(jax.random.key(0))
 
 
 @functools.cache
-def reader(loop):
-    return jax.jit(lambda p, *args: sleep.read(sleep.bind(tiny.MODEL, p), *args, config=loop))
+def reader(model, loop):
+    return jax.jit(lambda p, *args: sleep.read(sleep.bind(model, p), *args, config=loop))
 
 
-@jax.jit
-def wake(params, *args):
-    return sleep.wake(sleep.bind(tiny.MODEL, params), *args)[0][:, 0]
+@functools.partial(jax.jit, static_argnums=0)
+def wake(model, params, *args):
+    return sleep.wake(sleep.bind(model, params), *args)[0][:, 0]
 
 
-def expected(loop):
+def expected(model, loop):
     """Logits `[B, n, V]` of the tokens of each window, read after all windows before it."""
-    state = sleep.initial_state(tiny.MODEL, loop, BATCH, (LENGTH, LENGTH))
+    state = sleep.initial_state(model, loop, BATCH, (LENGTH, LENGTH))
     fill = -TOKENS.shape[1] % LENGTH  # of the last window; prediction is causal
     logits = []
     for window in np.split(np.pad(TOKENS, ((0, 0), (0, fill))), WINDOWS + 1, axis=1):
-        logits.append(wake(params(), window[:, None], state))
-        state = reader(loop)(params(), window[:, None], state)
+        logits.append(wake(model, params(model), window[:, None], state))
+        state = reader(model, loop)(params(model), window[:, None], state)
     return logits
 
 
@@ -48,12 +48,16 @@ def size(session):
     return [(x.shape, x.dtype) for x in jax.tree.leaves(session.state)]
 
 
-@pytest.mark.parametrize("cache", ["evict", "slide"])
-@pytest.mark.parametrize("passes", [1, 3])
-def test_a_session_predicts_what_reading_and_waking_predict(cache, passes):
-    loop = SleepConfig(passes=passes, cache=cache)
-    session = Session(tiny.MODEL, params(), loop, LENGTH, BATCH)
-    at_start, wanted = size(session), expected(loop)
+@pytest.mark.parametrize(
+    "cache, passes, rule",
+    [(cache, passes, "gated_delta") for cache in ("evict", "slide") for passes in (1, 3)]
+    + [("evict", 2, rule) for rule in ("hebbian", "gated_delta_negative", "jet")]
+    + [("slide", 2, rule) for rule in ("delta", "kda", "jet")],
+)
+def test_a_session_predicts_what_reading_and_waking_predict(cache, passes, rule):
+    loop, model = SleepConfig(passes=passes, cache=cache), tiny.with_rule(tiny.MODEL, rule)
+    session = Session(model, params(model), loop, LENGTH, BATCH)
+    at_start, wanted = size(session), expected(model, loop)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
     end = 0
     # Over no boundary, over two at once, onto one, then by single tokens.
@@ -69,7 +73,7 @@ def test_a_session_predicts_what_reading_and_waking_predict(cache, passes):
 
     answer = session.answer(LENGTH + 2)
     np.testing.assert_array_equal(answer[:, 0], np.argmax(wanted[-1][:, ANSWER - 1], -1))
-    again = Session(tiny.MODEL, params(), loop, LENGTH, BATCH)
+    again = Session(model, params(model), loop, LENGTH, BATCH)
     close(again.feed(np.concatenate([TOKENS, answer], axis=1)), session.state.logits)
     assert size(session) == at_start
     assert session.programs.token._cache_size() == session.programs.window._cache_size() == 1

@@ -92,9 +92,11 @@ def test_prediction_is_causal(model):
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_nothing_but_the_fast_weights_crosses_a_boundary(params, held):
+@pytest.mark.parametrize("rule", ["gated_delta", "jet"])
+def test_nothing_but_the_fast_weights_crosses_a_boundary(rule, held):
     """Perturb context features to first order: with the fast weights held, nothing changes."""
-    bound = sleep.bind(tiny.MODEL, params)
+    config = tiny.with_rule(tiny.MODEL, rule)
+    bound = sleep.bind(config, decoder.init(config, jax.random.key(0)))
 
     def blocks(h, fast):
         h, fast = bound.blocks(h, fast)

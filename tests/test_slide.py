@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sleep_jax import flops, sleep
-from sleep_jax.config import SleepConfig
+from sleep_jax.config import UPDATE_RULES, SleepConfig
 from sleep_jax.model import decoder
 from sleep_jax.tasks.rule110 import Rule110Config
 from sleep_jax.training.step import predict
@@ -24,7 +24,12 @@ BATCH = 2
 
 @functools.cache
 def params_of(model):
-    return jax.jit(functools.partial(decoder.init, model))(jax.random.key(0))
+    """At random where they start as zeros, so that everything is heard."""
+    params = jax.jit(functools.partial(decoder.init, model))(jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), 100))
+    return jax.tree.map(
+        lambda x: x if x.any() else 0.1 * jax.random.normal(next(keys), x.shape), params
+    )
 
 
 def batch_of(windows, length, predictions=1, answer=1):
@@ -68,10 +73,20 @@ def swa(p, c, x, span):
 
 
 def gdn(p, c, x, eps):
+    def kernel_of(name):
+        """Taps `[width, D]` or, made for each output, `[width, B, T, D]`; none is one of 1."""
+        if c.update_rule != "jet":
+            return p[f"{name}_convolution"]["kernel"]
+        if name != "value":
+            return jnp.ones(1)
+        made = silu(x @ p["in"]["generator"]) @ p["value_convolution"]["kernels"]
+        made = made + p["value_convolution"]["bias"]
+        return jnp.moveaxis(made.reshape(*x.shape[:2], -1, c.conv_width), -1, 0)
+
     def convolved(name):
-        y, kernel = x @ p["in"][name], p[f"{name}_convolution"]["kernel"]
-        padded = jnp.concatenate([jnp.zeros_like(y[:, : c.conv_width - 1]), y], axis=1)
-        out = sum(padded[:, i : i + y.shape[1]] * kernel[i] for i in range(c.conv_width))
+        y, kernel = x @ p["in"][name], kernel_of(name)
+        padded = jnp.concatenate([jnp.zeros_like(y[:, : len(kernel) - 1]), y], axis=1)
+        out = sum(padded[:, i : i + y.shape[1]] * kernel[i] for i in range(len(kernel)))
         size = c.value_dim if name == "value" else c.key_dim
         out = silu(out).reshape(*x.shape[:2], -1, size)
         return jnp.repeat(out, c.value_heads // out.shape[2], axis=2)
@@ -81,14 +96,13 @@ def gdn(p, c, x, eps):
 
     q, k, v = (convolved(name) for name in ("query", "key", "value"))
     q, k = unit(q) / c.key_dim**0.5, unit(k)
-    rate = jnp.logaddexp(x @ p["in"]["alpha"] + p["decay"]["dt_bias"], 0)
-    alpha = jnp.exp(-jnp.exp(p["decay"]["A_log"]) * rate)
-    beta = 1 / (1 + jnp.exp(-(x @ p["in"]["beta"])))
+    alpha = decay(p, c, x)
+    beta = (1 + (c.update_rule == "gated_delta_negative")) / (1 + jnp.exp(-(x @ p["in"]["beta"])))
 
     def token(S, now):
         q, k, v, alpha, beta = now
-        S = alpha[..., None, None] * S
-        error = v - jnp.einsum("bhk,bhkv->bhv", k, S)
+        S = alpha[..., None] * S
+        error = v - (c.update_rule != "hebbian") * jnp.einsum("bhk,bhkv->bhv", k, S)
         S = S + jnp.einsum("bh,bhk,bhv->bhkv", beta, k, error)
         return S, jnp.einsum("bhk,bhkv->bhv", q, S)
 
@@ -97,6 +111,19 @@ def gdn(p, c, x, eps):
     gate = silu(x @ p["in"]["gate"]).reshape(v.shape)
     y = rms(o.swapaxes(0, 1), eps) * p["norm_scale"] * gate
     return y.reshape(*x.shape[:2], -1) @ p["out"]["output"]
+
+
+def decay(p, c, x):
+    """`[B, T, Hv, 1]`, or `[B, T, Hv, Dk]` for KDA."""
+    if c.update_rule == "delta":
+        return jnp.ones((*x.shape[:2], c.value_heads, 1))
+    if c.update_rule == "kda":
+        a = x @ p["in"]["decay"] @ p["decay"]["up"]
+        size = c.key_dim
+    else:
+        a, size = x @ p["in"]["alpha"], 1
+    rate = jnp.logaddexp(a + p["decay"]["dt_bias"], 0).reshape(*x.shape[:2], -1, size)
+    return jnp.exp(-jnp.exp(p["decay"]["A_log"])[:, None] * rate)
 
 
 def ordinary_hybrid(params, model, tokens, span):
@@ -114,11 +141,11 @@ def ordinary_hybrid(params, model, tokens, span):
     return rms(h, model.norm_eps) * params["final_norm"]["scale"] @ params["unembedding"]
 
 
-@jax.jit
-def expected(params, batch):
+@functools.partial(jax.jit, static_argnums=2)
+def expected(params, batch, model=MODEL):
     context, tokens = batch["context"], batch["tokens"]
     whole = jnp.concatenate([x.reshape(BATCH, -1) for x in (context, tokens)], axis=1)
-    logits = ordinary_hybrid(params, MODEL, whole, context.shape[-1])
+    logits = ordinary_hybrid(params, model, whole, context.shape[-1])
     return logits[:, -tokens[0].size :].reshape(*tokens.shape, -1)
 
 
@@ -139,15 +166,25 @@ def test_one_pass_is_an_ordinary_hybrid_of_sliding_window_attention(
     np.testing.assert_allclose(got, expected(params, batch), rtol=1e-5, atol=1e-5)
 
 
-def test_the_gradient_of_one_pass_is_that_of_the_ordinary_hybrid():
-    params, batch = params_of(MODEL), batch_of(3, 4, answer=3)
+@pytest.mark.parametrize("rule", [rule for rule in UPDATE_RULES if rule != "gated_delta"])
+def test_one_pass_is_an_ordinary_hybrid_with_every_rule(rule):
+    model = tiny.with_rule(MODEL, rule)
+    params, batch = params_of(model), batch_of(3, 4, answer=4)
+    got = jax.jit(functools.partial(predict, model, SLIDE))(params, batch)
+    np.testing.assert_allclose(got, expected(params, batch, model), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["gated_delta", "kda", "jet"])
+def test_the_gradient_of_one_pass_is_that_of_the_ordinary_hybrid(rule):
+    model = tiny.with_rule(MODEL, rule)
+    params, batch = params_of(model), batch_of(3, 4, answer=3)
     weights = jax.random.normal(jax.random.key(5), (BATCH, 1, 3, MODEL.vocab_size))
 
     def loss(logits, params):
         return jnp.sum(weights * jax.nn.log_softmax(logits(params)))
 
-    want = jax.jit(jax.grad(functools.partial(loss, lambda p: expected(p, batch))))(params)
-    got = jax.jit(jax.grad(functools.partial(loss, lambda p: predict(MODEL, SLIDE, p, batch))))(
+    want = jax.jit(jax.grad(functools.partial(loss, lambda p: expected(p, batch, model))))(params)
+    got = jax.jit(jax.grad(functools.partial(loss, lambda p: predict(model, SLIDE, p, batch))))(
         params
     )
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), got, want)

@@ -31,6 +31,12 @@ TWO_SHARDS = dataclasses.replace(
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"  # in XLA_FLAGS: make test-multidevice
 
 
+def with_rule(model: ModelConfig, rule: str) -> ModelConfig:
+    """The model with another local rule."""
+    delta = dataclasses.replace(model.gated_delta_net, update_rule=rule)
+    return dataclasses.replace(model, gated_delta_net=delta)
+
+
 def run_config(passes: int = 2, steps: int = 12, **train: object) -> RunConfig:
     """A run of `steps` updates on Rule 110, W = 7, t = 1."""
     task = Rule110Config(width=7, window=7, strings=4, rollout_steps=1)

@@ -65,7 +65,13 @@ class Peer:
           params: our parameter tree.
           chunk_size: of the delta rule; None takes the window as one chunk.
           compiled: one pass of all blocks through `torch.compile`.
+
+        Raises:
+          ValueError: fast weights with another rule than the gated delta rule.
         """
+        rule = config.gated_delta_net.update_rule
+        if rule != "gated_delta":
+            raise ValueError(f"update_rule={rule!r} is not in the peer; allowed: 'gated_delta'")
         self.config = config
         self.leaves = {
             name: torch.tensor(np.asarray(x)).requires_grad_()
@@ -210,7 +216,7 @@ def _gated_delta_net(
         k.unflatten(-1, (-1, c.key_dim)),
         v.unflatten(-1, (-1, c.value_dim)),
         log_decay,
-        (1 + c.negative_eigenvalues) * b.sigmoid(),
+        b.sigmoid(),
         chunk_size=chunk_size,
         initial_state=state,
         output_final_state=True,

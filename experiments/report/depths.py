@@ -3,7 +3,7 @@
 The same parts as for Rule 110 (summary, conclusion, table), with one column a depth.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 from experiments.report.conclusion import is_learned, order
@@ -145,23 +145,6 @@ def header(summary: Sequence[DepthGroup]) -> tuple[str, ...]:
     return (*start, *depths, "seconds per run")
 
 
-def lines(summary: Sequence[DepthGroup]) -> list[list[str]]:
-    """The table: a line of floors for each setting, then its groups."""
-    table = []
-    by_label: dict[str, list[DepthGroup]] = {}
-    for group in summary:
-        by_label.setdefault(group["label"], []).append(group)
-    for label, groups in sorted(by_label.items()):
-        table += [_line(group, summary) for group in sorted(groups, key=_order)]
-        floors = [f"{at['floor']:.3f}" for at in groups[0]["by_depth"].values()]
-        table.append([label, "floor", *["-"] * 6, *floors, "-"])
-    return table
-
-
-def _depths(summary: Sequence[DepthGroup]) -> list[str]:
-    return sorted({depth for group in summary for depth in group["by_depth"]}, key=int)
-
-
 def _order(group: DepthGroup) -> tuple[Any, ...]:
     return (
         group["model"] != "hybrid",
@@ -172,6 +155,25 @@ def _order(group: DepthGroup) -> tuple[Any, ...]:
         group["train_tokens"],
         group["passes"],
     )
+
+
+def lines(
+    summary: Sequence[DepthGroup], order: Callable[[DepthGroup], tuple[Any, ...]] = _order
+) -> list[list[str]]:
+    """The table: a line of floors for each setting, then its groups."""
+    table = []
+    by_label: dict[str, list[DepthGroup]] = {}
+    for group in summary:
+        by_label.setdefault(group["label"], []).append(group)
+    for label, groups in sorted(by_label.items()):
+        table += [_line(group, summary) for group in sorted(groups, key=order)]
+        floors = [f"{at['floor']:.3f}" for at in groups[0]["by_depth"].values()]
+        table.append([label, "floor", *["-"] * 6, *floors, "-"])
+    return table
+
+
+def _depths(summary: Sequence[DepthGroup]) -> list[str]:
+    return sorted({depth for group in summary for depth in group["by_depth"]}, key=int)
 
 
 def _line(group: DepthGroup, summary: Sequence[DepthGroup]) -> list[str]:

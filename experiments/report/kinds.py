@@ -16,6 +16,7 @@ from experiments.report import (
     published,
     regimes,
     rule110,
+    rules,
 )
 from experiments.report.conclusion import conclude
 
@@ -82,6 +83,16 @@ ELASTIC_SLEEP = RULE_110._replace(
     published=[],
     drawings={"by_passes.png": elastic.by_passes},
 )
+LOCAL_RULES = RULE_110._replace(
+    conclude=lambda summary: rules.conclude(rules.by_rollout(summary)),
+    lines=lambda summary: rule110.lines(summary, rules.order),
+    drawings={"rules.png": lambda results, path: rules.draw(rules.by_rollout, results, path)},
+)
+LOCAL_RULES_DEPO = DEPO._replace(
+    conclude=lambda summary: rules.conclude(rules.by_depth(summary)),
+    lines=lambda summary: depths.lines(summary, rules.order),
+    drawings={"rules.png": lambda results, path: rules.draw(rules.by_depth, results, path)},
+)
 GENERIC = Kind(
     summarise=generic.summarise,
     conclude=generic.conclude,
@@ -96,6 +107,8 @@ KINDS = {
     "cellular_automata": RULE_110,
     "depo": DEPO,
     "gsm_infinite": GSM_INFINITE,
+    "local_rules": LOCAL_RULES,
+    "local_rules_depo": LOCAL_RULES_DEPO,
     "elastic_sleep": ELASTIC_SLEEP,
     "rollout_curriculum": ROLLOUT_CURRICULUM,
 }

@@ -1,6 +1,6 @@
 """The report of Rule 110: one depth a run, so one line a depth in the table."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from experiments.report.groups import SPENT_ON, Group, short
@@ -82,9 +82,11 @@ def _order(group: Group) -> tuple[Any, ...]:
     )
 
 
-def lines(summary: Iterable[Group]) -> list[list[str]]:
+def lines(
+    summary: Iterable[Group], order: Callable[[Group], tuple[Any, ...]] = _order
+) -> list[list[str]]:
     """The lines of the table under `HEADER`."""
-    return [_line(group) for group in sorted(summary, key=_order)]
+    return [_line(group) for group in sorted(summary, key=order)]
 
 
 def _line(group: Group) -> list[str]:

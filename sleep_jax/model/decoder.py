@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from sleep_jax.config import ModelConfig
 from sleep_jax.errors import UserError
 from sleep_jax.model.attention import Attention, KeyValues
-from sleep_jax.model.gated_delta_net import GatedDeltaNet, GatedDeltaNetState
+from sleep_jax.model.gated_delta_net import GatedDeltaNet, GatedDeltaNetState, convolved
 from sleep_jax.model.layers import RMSNorm, SwiGLU, parameter
 
 Parameters = Any  # nested dict of float32 arrays
@@ -137,15 +137,16 @@ def with_cache(
     dtype = activation_dtype(config)
     cache = jnp.zeros((batch, kept + room, a.kv_heads, a.head_dim), dtype)
     at = jnp.full((), kept, jnp.int32)
-    features = (g.key_heads * g.key_dim,) * 2 + (g.value_heads * g.value_dim,)
     state: State = {}
     for i, mixer in enumerate(config.pattern):
         name = block_name(i, mixer)
         if mixer == "attention":
             state[name] = KeyValues(cache, cache, start=at, end=at, span=span)
         else:
-            q, k, v = (jnp.zeros((batch, g.conv_width - 1, size), dtype) for size in features)
-            state[name] = GatedDeltaNetState(fast[name], (q, k, v))
+            tails = (
+                jnp.zeros((batch, g.conv_width - 1, size), dtype) for size in convolved(g).values()
+            )
+            state[name] = GatedDeltaNetState(fast[name], tuple(tails))
     return state
 
 

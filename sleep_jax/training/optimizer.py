@@ -14,9 +14,16 @@ from sleep_jax.config import OptimizerConfig
 from sleep_jax.training.muon import scale_by_muon
 
 MUON, ADAMW = "muon", "adamw"
-# Kernels between the residual stream and a block's inside. The gates of the delta rule (alpha,
-# beta) are a column a head: scalars of the SSM rather than a matrix, so they go with the rest.
-_HIDDEN = ("query", "key", "value", "gate", "up", "down", "output")
+# Kernels between the residual stream and a block's inside, by the module that holds them. The
+# gates of the delta rule (alpha, beta) are a column a head: scalars of the SSM rather than a
+# matrix, so they go with the rest. A decay a channel (KDA) and the generator of the dynamic
+# convolution (Jet) are matrices, both halves of each.
+_HIDDEN = {
+    "in": ("query", "key", "value", "gate", "up", "decay", "generator"),
+    "out": ("down", "output"),
+    "decay": ("up",),
+    "value_convolution": ("kernels",),
+}
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -27,8 +34,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 def label(path: str) -> str:
     """The optimizer of one parameter, by its path."""
     *parents, name = path.split("/")
-    inside_linear = bool(parents) and parents[-1] in ("in", "out")
-    return MUON if inside_linear and name in _HIDDEN else ADAMW
+    return MUON if parents and name in _HIDDEN.get(parents[-1], ()) else ADAMW
 
 
 def labels(params: Any) -> Any:
