@@ -43,6 +43,42 @@ def test_smoke_preset_writes_results_by_depth(tmp_path, name, depths, picture):
     assert (directory / "table.md").read_text() in result.stdout
 
 
+@pytest.mark.parametrize(
+    "name, cells, picture, says",
+    [
+        ("elastic_sleep", 4, "by_passes.png", "N drawn from 1, 2, 4, 8"),
+        ("rollout_curriculum", 7, "curves.png", "equal compute, more tokens; t = 1 first"),
+    ],
+)
+def test_smoke_preset_of_what_changes_in_the_course_of_a_run(tmp_path, name, cells, picture, says):
+    flags = ["--preset=smoke", f"--workdir={tmp_path}"]
+    flags += ["--backward_passes=1"] if name == "elastic_sleep" else []
+    command = [sys.executable, "-m", "experiments", name, *flags]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    directory = tmp_path / name / "smoke"
+    results = json.loads((directory / "results.json").read_text())
+    assert results["missing"] == [] and len(results["rows"]) == cells
+    assert (directory / picture).read_bytes().startswith(b"\x89PNG")
+    assert says in (directory / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "name, flag",
+    [
+        ("elastic_sleep", "--backward_passes=4"),
+        ("elastic_sleep", "--drawn_passes=0"),
+        ("rollout_curriculum", "--rollout_steps=1"),
+    ],
+)
+def test_impossible_flags_end_in_one_line(tmp_path, name, flag):
+    command = [sys.executable, "-m", "experiments", name, flag, f"--workdir={tmp_path}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and not list(tmp_path.iterdir())
+    (line,) = result.stderr.strip().splitlines()
+    assert flag in line and "allowed: " in line
+
+
 def test_a_frozen_split_is_evaluated_on_and_a_damaged_one_refused(tmp_path):
     def run(module, *flags):
         command = [sys.executable, "-m", *module.split(), *flags]

@@ -37,6 +37,7 @@ def row(right: float, passes: int = 1, seed: int = 0, **changes) -> dict:
         "passes": passes,
         "seed": seed,
         "match": "tokens",
+        "regime": "plain",
         "train_flops": passes * 10**9,
         "exact_accuracy": right,
         "label_accuracy": 0.5,

@@ -17,6 +17,7 @@ _TRAINED: dict[str, Any] = _ROW | {
     "update_rule": str,
     "passes": int,
     "match": str,
+    "regime": str,
     "train_tokens": int,
     "train_flops": int,
     "parameters": int,
@@ -53,6 +54,7 @@ _COST_SETTING: dict[str, dict[str, Any]] = {
 
 ANY_FIELDS = _ROW
 RULE_110_FIELDS = _TRAINED | {"rollout_steps": int, "width": int}
+ELASTIC_FIELDS = RULE_110_FIELDS | {"accuracy_by_passes": dict, "halting": list}
 DEPTH_FIELDS = _TRAINED | {"label": str, "by_depth": dict}
 RESULT_FIELDS: dict[str, Any] = {"experiment": str, "preset": str, "commit": str}
 

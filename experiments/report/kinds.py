@@ -76,6 +76,7 @@ ROLLOUT_CURRICULUM = RULE_110._replace(
     conclude=regimes.conclude, drawings={"curves.png": regimes.curves}
 )
 ELASTIC_SLEEP = RULE_110._replace(
+    fields=checking.ELASTIC_FIELDS,
     summarise=elastic.summarise,
     conclude=elastic.conclude,
     header=elastic.header,

@@ -14,6 +14,7 @@ from typing import Any
 from experiments.report import build, checking
 from experiments.report.files import ReportError, read_object
 from experiments.report.kinds import kind_of
+from experiments.report.words import PLAIN
 
 COMMITTED, RUN = "committed", "run"
 COST = "cost_of_sleep"
@@ -96,12 +97,20 @@ def load(path: Path, origin: str, name: str) -> Source:
         checking.cost(results, str(path))
     elif not isinstance(rows, list) or ("rows" not in results and kind.drawings):
         raise ReportError(f"{path} lacks rows")
+    if isinstance(rows, list) and rows:
+        rows = [_with_regime(row) for row in rows]
+        results = {**results, "rows": rows}
     checking.rows(rows, kind.fields, str(path))
     try:
         summary = kind.summarise(rows)
     except ReportError as error:
         raise ReportError(f"{path}: {error}") from error
     return Source(origin, name, experiment, path.parent, results, summary)
+
+
+def _with_regime(row: Any) -> Any:
+    """Rows of before there were regimes are of the only one that there was."""
+    return {"regime": PLAIN, **row} if isinstance(row, dict) and "match" in row else row
 
 
 def committed(root: Path) -> list[Source]:
