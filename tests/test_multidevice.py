@@ -21,6 +21,7 @@ from pallas_kernels import gated_delta_rule, tpu
 from sleep_jax import distributed
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
+from sleep_jax.model import decoder
 from sleep_jax.model.decoder import count_parameters
 from sleep_jax.tasks.task import TRAIN
 from sleep_jax.training import evaluation, step
@@ -34,6 +35,10 @@ pytestmark = pytest.mark.skipif(
 MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]
 STEPS = 5
 CONFIG = dataclasses.replace(tiny.run_config(passes=2), model=tiny.TWO_SHARDS)
+WEAK = dataclasses.replace(
+    tiny.run_config(passes=1),
+    model=dataclasses.replace(tiny.MODEL, pattern=("gated_delta_net",)),  # compiles sooner
+)
 
 
 @functools.cache
@@ -207,12 +212,12 @@ def test_the_loops_hold_only_what_tensor_parallelism_owes(sizes):
 
 @functools.cache
 def weak(sizes):
-    """Cost to one of the first devices, each of which has one sequence."""
+    """Cost to one of as many devices as the mesh has, each with one sequence."""
     number = math.prod(sizes)
-    train = dataclasses.replace(CONFIG.train, batch_size=number)
+    train = dataclasses.replace(WEAK.train, batch_size=number)
     devices = jax.devices()[:number]
     mesh = distributed.make_mesh(MeshConfig(*sizes), devices=devices)
-    text = compiled(dataclasses.replace(CONFIG, train=train), mesh).as_text()
+    text = compiled(dataclasses.replace(WEAK, train=train), mesh).as_text()
     return cost.count(hlo.parse(text))
 
 
@@ -226,20 +231,23 @@ def test_weak_scaling_over_data(number):
     one, many = weak((1, 1, 1)), weak((number, 1, 1))
     assert one.collectives == () and many.flops == pytest.approx(one.flops, rel=1e-3)
     share = (number - 1) / number
-    gradients = 4 * count_parameters(CONFIG.model)
+    gradients = 4 * count_parameters(WEAK.model)
     assert {c.kind for c in many.collectives} == {"all-reduce"}
     assert many.sent_bytes == pytest.approx(2 * share * gradients, rel=0.02)
 
 
-@pytest.mark.parametrize("number", [2, 4, 8])
+@pytest.mark.parametrize("number", [2, 8])
 def test_weak_scaling_over_fsdp(number):
     """Parameters fetched once and gradients given back once; Muon's work is divided."""
     one, many = weak((1, 1, 1)), weak((1, number, 1))
     assert many.flops < one.flops
     share = (number - 1) / number
-    split = 4 * count_parameters(CONFIG.model)
-    assert sent(many, "all-gather") == pytest.approx(share * split, rel=0.05)
-    assert sent(many, "reduce-scatter") == pytest.approx(share * split, rel=0.05)
+    shapes = jax.eval_shape(functools.partial(step.init_state, Program.of(WEAK, "cpu")), 0).params
+    axes = jax.tree.leaves(decoder.logical_axes(WEAK.model))
+    shapes = jax.tree.leaves(shapes)
+    split = 4 * sum(x.size for x, names in zip(shapes, axes, strict=True) if "embed" in names)
+    assert sent(many, "all-gather") == pytest.approx(share * split)
+    assert sent(many, "reduce-scatter") == pytest.approx(share * split)
     assert many.sent_bytes < 4.5 * split
 
 

@@ -150,18 +150,16 @@ def test_what_two_began_one_ends(two, tmp_path):
 
 
 def test_the_local_launcher_runs_a_sweep_in_two_processes(tmp_path):
-    """The binary itself, as a launcher starts it; the second time there is nothing left to do."""
+    """The binary itself, as a launcher starts it."""
     command = [sys.executable, "-m", "experiments.launch.local", "--processes=2", "--devices=4",
                "--", "cellular_automata", "--preset=smoke", f"--workdir={tmp_path}",
                "--passes=1", "--seeds=0", "--fsdp=2", "--tensor=1",
                "--set=train.evaluations=1"]  # fmt: skip
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": CACHE.name}
-    for finished in (0, 3):
-        result = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.count(f"{finished} of 3 runs are finished already") == 2
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert result.returncode == 0, result.stderr
     directory = tmp_path / "cellular_automata" / "smoke"
     results = json.loads((directory / "results.json").read_text())
     assert results["missing"] == [] and len(results["rows"]) == 3
