@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,11 @@ from pallas_kernels import gated_delta_rule
 from tests.rule import KEYS, Case, check, check_chained, oracle
 
 LENGTHS = (1, 7, 24, 63, 64, 65, 75, 130)
-FORMS = {"hebbian": dict(rule="hebbian"), "channels": dict(channels=True)}
-BOTH = dict(rule="hebbian", channels=True)
+FORMS: dict[str, dict[str, Any]] = {
+    "hebbian": dict(rule="hebbian"),
+    "channels": dict(channels=True),
+}
+BOTH: dict[str, Any] = dict(rule="hebbian", channels=True)
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 
 
