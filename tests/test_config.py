@@ -92,15 +92,6 @@ def test_a_directory_belongs_to_one_configuration(tmp_path):
         records.check_config(tmp_path, config)
 
 
-def test_two_processes_cannot_work_in_one_directory(tmp_path):
-    with records.claimed(tmp_path):
-        with pytest.raises(UserError, match="another process is at work"):
-            with records.claimed(tmp_path):
-                pass
-    with records.claimed(tmp_path):
-        pass
-
-
 def test_metrics_after_the_restored_step_are_dropped(tmp_path):
     metrics = records.Metrics(tmp_path, 0)
     for step in (1, 2, 3):

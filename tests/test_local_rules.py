@@ -96,6 +96,7 @@ def row(rule, passes, right, seed=0, steps=2, **changes):
         "rollout_steps": steps,
         "width": 12,
         "match": "tokens",
+        "regime": "plain",
         "seed": seed,
         "train_tokens": 750_000,
         "train_flops": 10**12 * passes + 10**10 * UPDATE_RULES.index(rule),

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
-import experiments.report.__main__ as report
 from experiments.report import claims, markup, rule110, sources
+from experiments.report import publish as report
 from experiments.report.files import ReportError
 from experiments.report.verdicts import Verdict
 from tests.test_report_claims import HIGH, LOW, row

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 from chex import assert_trees_all_equal
 
-from sleep_jax import distributed, records
+from sleep_jax import distributed, processes, records
 from sleep_jax.chips import CHIPS, Chip
 from sleep_jax.errors import UserError
 from sleep_jax.flops import training_flops_per_step
@@ -231,9 +231,16 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, mo
     assert not (tmp_path / "run" / "checkpoints" / "10").exists()
 
 
-def test_seeds_depths_and_budgets_share_one_compiled_step(tmp_path):
-    training_step.make_train_step.cache_clear()
-    mesh = distributed.make_mesh()
+def test_seeds_depths_and_budgets_share_one_compiled_step(tmp_path, monkeypatch):
+    steps, compiled = [], processes.compiled
+
+    def spy(function, *arguments):
+        found = compiled(function, *arguments)
+        if isinstance(arguments[0], training_step.TrainState):
+            steps.append(found)
+        return found
+
+    monkeypatch.setattr(processes, "compiled", spy)
     config = tiny.run_config(steps=2)
     other = dataclasses.replace(
         tiny.run_config(steps=3, seed=5),
@@ -241,8 +248,7 @@ def test_seeds_depths_and_budgets_share_one_compiled_step(tmp_path):
     )
     train(config, tmp_path / "a")
     train(other, tmp_path / "b")
-    step = training_step.make_train_step(Program.of(config, "cpu"), mesh)
-    assert step._cache_size() == 1
+    assert len(steps) == 2 and steps[0] is steps[1]
 
 
 def test_evaluation_at_other_passes_and_in_ragged_batches(finished):

@@ -11,18 +11,10 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments.report import files, page, sources
+from experiments.report import files, publish, sources
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Holds sweeps as EXPERIMENT/PRESET.")
 COMMITTED = Path(__file__).parent.parent / "results"
-
-
-def write(workdir: Path, committed: Path) -> tuple[list[sources.Source], Path]:
-    """Reads everything, then writes the page; returns what it shows and where it is."""
-    found = sources.runs(workdir) + sources.committed(committed)
-    others = sorted(committed.glob("aot/*.md"))
-    workdir.mkdir(parents=True, exist_ok=True)
-    return found, files.write_text(workdir / "index.html", page.build(found, others))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"{argv[1]} is not understood: only --workdir is")
     try:
-        found, path = write(Path(_WORKDIR.value), COMMITTED)
+        found, path = publish.write(Path(_WORKDIR.value), COMMITTED)
     except files.ReportError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
