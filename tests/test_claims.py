@@ -39,7 +39,7 @@ def another_host(directory, silent_for, monkeypatch):
 def test_a_live_process_keeps_it_and_a_killed_one_loses_it_at_once(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
+        assert holder.stdout and holder.stdout.readline() == "held\n"
         os.utime(tmp_path / "claims" / "1", (0, 0))  # the lock counts, not the lease
         with pytest.raises(Held, match=f"^process {holder.pid} on "), claimed(tmp_path):
             pass

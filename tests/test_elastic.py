@@ -60,11 +60,9 @@ def test_a_gradient_cut_short_is_that_of_passes_replaced_by_constants(params, pa
     def explicit(params):
         model, fast = sleep.bind(tiny.MODEL, params), no_fast()
         for window in range(WINDOWS):
-            carry = (model.embed(CONTEXT[:, window]), fast)
-            carry = jax.tree.map(jnp.add, carry, added[window])
+            h, fast = jax.tree.map(jnp.add, (model.embed(CONTEXT[:, window]), fast), added[window])
             for _ in range(backward):
-                carry = model.blocks(*carry)
-            fast = carry[1]
+                h, fast = model.blocks(h, fast)
         return of_logits(model, fast)
 
     config = SleepConfig(passes=passes, backward_passes=backward)

@@ -151,7 +151,7 @@ def test_a_window_of_steps_is_traced(tmp_path):
     (trace,) = (tmp_path / "run" / "profile").rglob("*.xplane.pb")
     data = jax.profiler.ProfileData.from_file(str(trace))
     steps = [
-        dict(event.stats).get("step_num")
+        dict(event.stats)["step_num"]
         for plane in data.planes
         for line in plane.lines
         for event in line.events

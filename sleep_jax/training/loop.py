@@ -277,10 +277,14 @@ class _Run:
         return int(self.flops[step - 1]) if step else 0
 
     def _temporary_bytes(self) -> int | None:
-        """Peak of a step's temporary memory as planned by the compiler, at the largest N."""
-        if not self.steps_at:  # restored after its last step
+        """Peak of a step's temporary memory as the compiler planned it, at the largest N compiled.
+
+        None where the compiler does not say, or no step was left to do.
+        """
+        if not self.steps_at:
             return None
-        return self.steps_at[max(self.steps_at)].memory_analysis().temp_size_in_bytes
+        planned = self.steps_at[max(self.steps_at)].memory_analysis()
+        return planned.temp_size_in_bytes if planned else None
 
     def result(self) -> dict[str, Any]:
         """The measured part of the row; evaluates again if the run was cut off before it could."""
