@@ -10,7 +10,8 @@ before them:
     L_ij  = beta_i A_ij
     P_ij  = sum_d q_id k_jd M_ijd
 
-W, V', O, S1 and the adjoint of the state are as there, with the factors e and r inside too. Then
+W, V', O, S1, the scaled arrays of the backward and the adjoint of the state are as there, with the
+factors e and r inside too. Then
 
     dP    = tril(dO V'^T),   E_ij = beta_i dL_ij
     U_ijd = (dP_ij q_id + E_ij k_id) M_ijd
@@ -73,13 +74,6 @@ def forward(
         V_ = mm.nn(here.T, x.beta * W)
     output = mm.nn(e * x.q, S0) + mm.nn(here.P, V_)
     return output, e_C * S0 + mm.tn(r * x.k, V_), W, V_
-
-
-def scaled(x: Inputs, here: Local, dO: jax.Array, mm: Products) -> Scaled:
-    """The part of the backward that needs no state."""
-    e, r = x.gates.e, x.gates.r
-    bek = None if here.T is None else x.beta * e * x.k
-    return Scaled(PdO=mm.tn(here.P, dO), eq=e * x.q, rk=r * x.k, bek=bek)
 
 
 def adjoint_inputs(

@@ -155,7 +155,7 @@ def _chunked_fwd(c, initial_state, form):
 def _chunked_bwd(form, saved, cotangents):
     dO, dS_final = cotangents
     mm = _products(form.precision)
-    scaled = form.maths.scaled(saved.inputs, saved.here, dO, mm)
+    scaled = chunk_math.scaled(saved.inputs, saved.here, dO, mm)
 
     def step(dS1, chunk):
         scaled, T, e_C, dO = chunk

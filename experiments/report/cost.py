@@ -190,6 +190,9 @@ def figure(results: dict[str, Any], path: Path) -> None:
             look = {"color": colour, "marker": "D", "label": label}
             _draw(axes[1, 1], rows, "passes", key, 1 / first[key], **look)
         axes[1, 1].legend(loc="center right")
+        # Powers of ten would leave one label on an axis that spans a factor of a few.
+        axes[1, 1].set_yscale("log", base=2)
+        axes[1, 1].yaxis.set_major_formatter(lambda ratio, _: f"{ratio:g}")
         for axis in axes[0]:
             axis.xaxis.set_major_formatter(lambda tokens, _: _short(tokens))
         axes[0, 0].set(title="a token awake", xlabel="tokens read", ylabel="ms")
