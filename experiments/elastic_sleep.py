@@ -44,6 +44,7 @@ def _read_at(
         preset,
         config=dataclasses.replace(preset.config, train=train),
         passes=(1, max(preset.passes)),
+        depths=dict([*preset.depths.items()][:1]),
         match=(),
         evicted_seeds=(),
         full_cache_seeds=(),

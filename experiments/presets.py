@@ -68,7 +68,7 @@ def cpu() -> Preset:
             train=TrainConfig(batch_size=64, tokens=750_000, evaluations=8, curve_sequences=128),
         ),
         passes=(1, 2, 4),
-        depths={2: (0, 1, 2)},
+        depths={2: (0, 1, 2), 1: (0,)},
         match=("tokens",),
         matched_seeds=(0, 1, 2),
         evicted_seeds=(0,),
