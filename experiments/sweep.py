@@ -27,7 +27,7 @@ import jax
 from experiments.cells import Cell
 from experiments.cli import STOPPED, StopSignal, set_up_logging
 from sleep_jax import claims, distributed, processes, records
-from sleep_jax.config import to_dict
+from sleep_jax.config import ModelConfig, SleepConfig, to_dict
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
 from sleep_jax.training import loop
@@ -110,10 +110,14 @@ def _in_order(todo: Sequence[Cell]) -> list[Cell]:
     """
     ordered = sorted(todo, key=lambda cell: cell.flops, reverse=True)
     for index, cell in enumerate(ordered[1:], start=1):
-        if cell.config.sleep != ordered[0].config.sleep:
+        if _program(cell) != _program(ordered[0]):
             ordered.insert(1, ordered.pop(index))
             break
     return ordered
+
+
+def _program(cell: Cell) -> tuple[ModelConfig, SleepConfig]:
+    return cell.config.model, cell.config.sleep
 
 
 def _use_compilation_cache(directory: Path, options: Options) -> None:

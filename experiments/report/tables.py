@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from experiments.report.groups import SPENT_ON
 from experiments.report.kinds import kind_of
 
 _PUBLISHED_HEADER = ("claim", "setting", "value", "source")
@@ -93,9 +94,13 @@ def _notes(results: dict[str, Any]) -> list[str]:
         "Brackets are 95% intervals: Student t over seeds where n is 2 or more (seeds vary the "
         "training, not the evaluation sequences), Wilson over the answers scored where n is 1. The "
         f"floor is {kind_of(results['experiment']).floor} on the same "
-        f"{' or '.join(sequences) or 'no'} sequences. Equal compute is N = 1 given as many "
-        "training FLOPs as the largest N, spent on what the line says."
+        f"{' or '.join(sequences) or 'no'} sequences."
     )
+    if any(row.get("match") in SPENT_ON for row in rows):
+        definitions += (
+            " Equal compute is N = 1 given as many training FLOPs as the largest N, spent on what "
+            "the line says."
+        )
     provenance = (
         f"Commit {results['commit']}; device {results['device']}; versions {versions or 'none'}; "
         f"{len(rows)} finished runs, {results['wall_seconds']:.0f} s in all."
