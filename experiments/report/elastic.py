@@ -223,7 +223,7 @@ def by_passes(results: dict[str, Any], path: Path) -> None:
             count = min(len(group["seeds"]) for group in summary)
             figure.supxlabel(
                 f"t = {summary[0]['rollout_steps']}, W = {summary[0]['width']}; bars: 95% "
-                f"intervals (n = {count}); crosses: sleep that halts, at its mean passes",
+                f"intervals (n = {count})\ncrosses: sleep that halts by itself, at its mean passes",
                 fontsize=6,
             )
         else:
