@@ -10,6 +10,8 @@ from sleep_jax.tasks.rule110 import Rule110Config
 from sleep_jax.tasks.task import Task
 
 MIXERS = ("attention", "gated_delta_net")
+# What an update changes: every parameter, or those of the inserted fast-weight blocks alone.
+TRAINED = ("all", "inserted")
 # Local rules of the fast weights; what each is, is said in model/gated_delta_net.py.
 UPDATE_RULES = ("hebbian", "delta", "gated_delta", "gated_delta_negative", "kda", "jet")
 T = TypeVar("T")
@@ -81,6 +83,10 @@ class ModelConfig:
     mlp_hidden: int = 128
     vocab_size: int = 3
     norm_eps: float = 1e-6
+    tied_embeddings: bool = False  # logits are products with the embedding itself
+    # The Gated DeltaNet blocks are additions to a trained stack of attention blocks: no MLP, and an
+    # output projection of zeros at first, so that they change nothing before they are trained.
+    inserted: bool = False
     # "auto" is bfloat16 where the device computes in it (TPU, GPU), float32 on CPU.
     activation_dtype: str = "auto"
     attention: AttentionConfig = AttentionConfig()
@@ -94,6 +100,12 @@ class ModelConfig:
         dtypes = ("auto", "float32", "bfloat16")
         dtype = self.activation_dtype
         require(dtype in dtypes, "model.activation_dtype", dtype, ", ".join(dtypes))
+        require(
+            not self.inserted or set(self.pattern) == set(MIXERS),
+            "model.inserted",
+            self.inserted,
+            "false, or both mixers in model.pattern",
+        )
         self.attention.validate()
         self.gated_delta_net.validate()
 
@@ -147,8 +159,10 @@ class OptimizerConfig:
     warmup_fraction: float = 0.05
     decay_fraction: float = 0.3
     clip_norm: float = 1.0
+    trained: str = "all"  # one of TRAINED
 
     def validate(self) -> None:
+        require(self.trained in TRAINED, "optimizer.trained", self.trained, ", ".join(TRAINED))
         for name in ("muon_learning_rate", "adamw_learning_rate", "clip_norm"):
             require(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "> 0")
         for name in ("muon_momentum", "adamw_b1", "adamw_b2"):
@@ -196,6 +210,9 @@ class TrainConfig:
     """Budget, cadence and evaluation of one run. Steps are counted in optimizer updates."""
 
     seed: int = 0
+    # Weights that the attention blocks start from: "smollm2", or a GGUF file. Empty: drawn. See
+    # sleep_jax/pretrained.
+    pretrained: str = ""
     batch_size: int = 64
     accumulate: int = 1  # micro-batches of a batch, for its memory; the update is the same
     tokens: int = 1_000_000  # training tokens, context and answers together
@@ -276,10 +293,27 @@ class RunConfig:
         fits = self.sleep.cache == "evict" and "gated_delta_net" in self.model.pattern
         allowed = "empty but for fast weights with sleep.cache=evict"
         require(not halting or fits, "train.halting_thresholds", halting, allowed)
+        trained = self.optimizer.trained
+        alone = trained != "inserted" or self.model.inserted
+        require(alone, "optimizer.trained", trained, "all, or model.inserted=true")
+        self._validate_pretrained()
         vocabulary = self.model.vocab_size
         needed = self.task.vocab_size
         require(vocabulary >= needed, "model.vocab_size", vocabulary, f">= {needed} for this task")
         require(self.steps >= 1, "train.tokens", self.train.tokens, ">= one batch of sequences")
+
+    def _validate_pretrained(self) -> None:
+        """Weights mean something only for the tokens that they were trained on."""
+        weights = self.train.pretrained
+        if not weights:
+            return
+        extra = "gated_delta_net" in self.model.pattern
+        allowed = "true with train.pretrained: it has no weights for other fast-weight blocks"
+        require(self.model.inserted or not extra, "model.inserted", self.model.inserted, allowed)
+        for field, needed in (("tokenizer", weights), ("vocabulary", "full")):
+            value = getattr(self.task, field, None)
+            allowed = f"{needed!r} with train.pretrained={weights!r}"
+            require(value == needed, f"task.{field}", value, allowed)
 
     @property
     def sequence_length(self) -> int:

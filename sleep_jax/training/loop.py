@@ -17,6 +17,8 @@ from sleep_jax.chips import CHIPS
 from sleep_jax.config import RunConfig
 from sleep_jax.curriculum import passes_by_step, sampler
 from sleep_jax.flops import training_flops_by_step
+from sleep_jax.model.decoder import Parameters
+from sleep_jax.pretrained import llama
 from sleep_jax.tasks.pipeline import BatchSource, make_iterator
 from sleep_jax.training.checkpoint import Checkpoints
 from sleep_jax.training.evaluation import evaluate, evaluation_sequences
@@ -126,13 +128,28 @@ class _Run:
         )
         restored = self.checkpoints.restore(abstract)
         if restored is None:
-            seed = self.config.train.seed
-            return make_init(self.program, self.mesh)(seed), 0
+            state = make_init(self.program, self.mesh)(self.config.train.seed)
+            return state.replace(params=self._pretrained(state.params)), 0
         step, state, progress = restored
         self.batches.set_state(progress["data"])
         self.goodput.resume(progress["seconds"])
         log.info("resuming at step %d of %d", step, self.config.steps)
         return state, step
+
+    def _pretrained(self, params: Parameters) -> Parameters:
+        """The parameters, those that the run's pretrained file has taken from there."""
+        name = self.config.train.pretrained
+        if not name:
+            return params
+        found = llama.parameters(name, self.config.model)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, drawn: (
+                distributed.whole_array(found[path_name(path)], drawn.sharding)
+                if path_name(path) in found
+                else drawn
+            ),
+            params,
+        )
 
     def _lost(self) -> float:
         """Seconds from the checkpoint to the last record of a process that was killed."""
@@ -147,7 +164,7 @@ class _Run:
                 "path": path_name(path),
                 "shape": list(leaf.shape),
                 "sharding": str(leaf.sharding.spec),
-                "optimizer": label(path_name(path)),
+                "optimizer": label(path_name(path), self.config.optimizer.trained),
             }
             for path, leaf in leaves
         ]

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from sleep_jax import distributed, sleep
 from sleep_jax.config import ModelConfig, OptimizerConfig, RunConfig, SleepConfig
 from sleep_jax.model import decoder
-from sleep_jax.training.optimizer import optimizer
+from sleep_jax.training.optimizer import optimizer, without_frozen_gradients
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -189,6 +189,7 @@ def _gradient_sum(program: Program, mesh: Mesh) -> Callable[[Any, Batch], tuple[
     rows = distributed.batch_sharding(mesh).spec
 
     def loss_sum(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
+        params = without_frozen_gradients(params, program.optimizer.trained)
         sums = score(predict(model, program.sleep, params, batch), batch)
         return jnp.sum(sums["loss"]), sums
 
