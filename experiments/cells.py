@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from sleep_jax.config import ModelConfig, RunConfig
+from sleep_jax.errors import UserError
 from sleep_jax.flops import training_flops, training_flops_per_step
 
 HYBRID, EVICTED, FULL_CACHE = "hybrid", "transformer_evicted", "transformer_full_cache"
@@ -100,9 +101,17 @@ def matched(base: RunConfig, passes: int, seed: int, spend: str) -> Cell:
       spend: what the FLOPs buy: TOKENS; BLOCKS, the pattern repeated the whole number of times that
         comes nearest; or WIDTH, d, MLP and heads wider by the nearest whole number of heads. What
         rounding leaves over or under is made up in tokens.
+
+    Raises:
+      UserError: a pretrained model cannot be deeper or wider.
     """
     dear = training_flops(_at(base, passes, seed))
     config = _one_pass(base, seed)
+    if spend != TOKENS and base.train.pretrained:
+        raise UserError(
+            f"--match={spend} is not possible with train.pretrained={base.train.pretrained!r}, "
+            f"which has its size; allowed: {TOKENS}"
+        )
     if spend != TOKENS:
         grow = {BLOCKS: _deeper, WIDTH: _wider}[spend]
         target = dear / config.steps

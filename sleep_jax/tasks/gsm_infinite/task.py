@@ -80,9 +80,9 @@ class GsmInfiniteConfig:
                     f"task.{name}={getattr(self, name)!r}: must be one of {', '.join(allowed)}"
                 )
         if self.tokenizer not in tokens.TOKENIZERS and not self.tokenizer.endswith(".gguf"):
+            known = ", ".join(tokens.TOKENIZERS)
             raise UserError(
-                f"task.tokenizer={self.tokenizer!r}: must be one of {', '.join(tokens.TOKENIZERS)}, "
-                "or the path of a GGUF file"
+                f"task.tokenizer={self.tokenizer!r}: must be one of {known}, or a GGUF file's path"
             )
         fewest = 2 if self.difficulty == "medium" else 1
         for name, low, high in (
