@@ -18,6 +18,8 @@ from flax import traverse_util
 from sleep_jax.model import decoder
 from sleep_jax.pretrained import files, gguf_file, llama, standin, tokenizer
 from sleep_jax.tasks.gsm_infinite import text
+from sleep_jax.tasks.gsm_infinite.task import GsmInfiniteConfig
+from sleep_jax.tasks.task import TRAIN
 
 MISSING = [
     name for name in ("torch", "transformers", "gguf") if importlib.util.find_spec(name) is None
@@ -85,3 +87,7 @@ def test_ids_are_those_of_tokenizers(name):
     for one in texts:
         assert ours.encode(one) == theirs.encode(one).ids, one
         assert ours.decode(ours.encode(one)) == one
+    task = GsmInfiniteConfig(target_length=512, window=512, tokenizer=name, vocabulary="full")
+    for context in task.sample(0, TRAIN, 0, 20)["context"][:, 0].tolist():
+        ids = [i for i in context if i]  # encoded piece by piece; 0 is padding
+        assert ids == theirs.encode(ours.decode(ids)).ids
