@@ -4,6 +4,9 @@
 package `gguf`, which unpacks the numbers, is on both sides.
 """
 
+# torch and what comes with it are not among the suite's own packages.
+# pyright: reportMissingImports=false
+
 import dataclasses
 import importlib.metadata
 import importlib.util
