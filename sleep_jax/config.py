@@ -210,9 +210,7 @@ class TrainConfig:
     """Budget, cadence and evaluation of one run. Steps are counted in optimizer updates."""
 
     seed: int = 0
-    # Weights that the attention blocks start from: "smollm2", or a GGUF file. Empty: drawn. See
-    # sleep_jax/pretrained.
-    pretrained: str = ""
+    pretrained: str = ""  # "smollm2" or a GGUF file (sleep_jax/pretrained); empty: drawn
     batch_size: int = 64
     accumulate: int = 1  # micro-batches of a batch, for its memory; the update is the same
     tokens: int = 1_000_000  # training tokens, context and answers together
@@ -293,9 +291,9 @@ class RunConfig:
         fits = self.sleep.cache == "evict" and "gated_delta_net" in self.model.pattern
         allowed = "empty but for fast weights with sleep.cache=evict"
         require(not halting or fits, "train.halting_thresholds", halting, allowed)
-        trained = self.optimizer.trained
-        alone = trained != "inserted" or self.model.inserted
-        require(alone, "optimizer.trained", trained, "all, or model.inserted=true")
+        possible = self.optimizer.trained == "all" or self.model.inserted
+        allowed = "all, or model.inserted=true"
+        require(possible, "optimizer.trained", self.optimizer.trained, allowed)
         self._validate_pretrained()
         vocabulary = self.model.vocab_size
         needed = self.task.vocab_size
@@ -307,9 +305,9 @@ class RunConfig:
         weights = self.train.pretrained
         if not weights:
             return
-        extra = "gated_delta_net" in self.model.pattern
+        possible = self.model.inserted or "gated_delta_net" not in self.model.pattern
         allowed = "true with train.pretrained: it has no weights for other fast-weight blocks"
-        require(self.model.inserted or not extra, "model.inserted", self.model.inserted, allowed)
+        require(possible, "model.inserted", self.model.inserted, allowed)
         for field, needed in (("tokenizer", weights), ("vocabulary", "full")):
             value = getattr(self.task, field, None)
             allowed = f"{needed!r} with train.pretrained={weights!r}"

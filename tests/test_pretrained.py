@@ -123,6 +123,27 @@ def test_the_tokenizer_of_the_file_writes_problems():
     assert {0.0} < set(task.floor_by_depth(batch).values())
 
 
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("model", "llama", "its tokenizer.ggml.model is 'llama'; allowed: 'gpt2'"),
+        ("pre", "qwen2", "its tokenizer.ggml.pre is 'qwen2'; allowed: 'smollm'"),
+        ("merges", standin.vocabulary()[1][::-1], "its merges are not its last tokens in order"),
+        (
+            "tokens",
+            ["\n", *standin.vocabulary()[0][1:]],
+            "its token 0 is '\\n'; allowed: letters of",
+        ),
+    ],
+)
+def test_other_tokenizers_are_refused(key, value, message):
+    file = gguf_file.read("standin", "task.tokenizer")
+    changed = {f"tokenizer.ggml.{key}": value, "tokenizer.ggml.token_type": [1] * MODEL.vocab_size}
+    with pytest.raises(UserError) as error:
+        tokenizer.from_file(file._replace(metadata={**file.metadata, **changed}))
+    assert str(error.value).startswith("task.tokenizer='standin'") and message in str(error.value)
+
+
 def refused(assignments, config: RunConfig = CONFIG):
     with pytest.raises(UserError) as error:
         config = override(config, assignments)
@@ -196,20 +217,28 @@ def test_damaged_and_foreign_files_are_refused(gguf, tmp_path):
     assert f"task.tokenizer='{path}' {allowed}" in refused(both(path))
 
 
-def test_tensors_that_are_wrong_or_missing_are_refused(gguf):
-    file = gguf_file.read(str(gguf), llama.FIELD)
-    name = "blk.0.ffn_gate.weight"
-    broken = file.tensors[name]._replace(data=np.full_like(file.tensors[name].data, 0xFF))
-    for other, message in (
-        (file._replace(tensors={}), f"has no tensor {name}; allowed: a whole Llama model"),
-        (file._replace(tensors={name: broken}), f"{name} is not finite; allowed: an undamaged fil"),
+def test_tensors_that_are_wrong_missing_or_too_many_are_refused(gguf):
+    file, name = gguf_file.read(str(gguf), llama.FIELD), "blk.0.ffn_gate.weight"
+    shape, tensor = (standin.MLP_HIDDEN, standin.D_MODEL), file.tensors[name]
+    broken = tensor._replace(data=np.full_like(tensor.data, 0xFF))
+
+    def changed(**tensors):
+        kept = {**file.tensors, **tensors}
+        return file._replace(tensors={k: x for k, x in kept.items() if x is not None})
+
+    for refuses, message in (
+        (lambda: llama.check_tensors(changed(**{name: None}), MODEL), f" has no tensor {name}; "),
+        (
+            lambda: llama.check_tensors(changed(rope_freqs=tensor), MODEL),
+            " has a tensor rope_freqs",
+        ),
+        (lambda: changed(**{name: broken}).tensor(name, shape), f": {name} is not finite; allowed"),
+        (lambda: file.tensor(name, shape[::-1]), f": {name} has shape (64, 32); allowed: (32, 64)"),
     ):
         with pytest.raises(UserError) as error:
-            other.tensor(name, (standin.MLP_HIDDEN, standin.D_MODEL))
-        assert str(error.value).startswith(f"train.pretrained='{gguf}'")
-        assert message in str(error.value)
-    with pytest.raises(UserError, match=r"has shape \(64, 32\); allowed: \(32, 64\)"):
-        gguf_file.read(str(gguf), llama.FIELD).tensor(name, (32, 64))
+            refuses()
+        assert str(error.value).startswith(f"train.pretrained='{gguf}'{message}")
+    llama.check_tensors(file, MODEL)
 
 
 def test_a_missing_or_damaged_package_is_refused(monkeypatch, gguf):

@@ -42,14 +42,12 @@ class GgufFile(NamedTuple):
         """A tensor, dequantised: a matrix is `[out, in]`, as in PyTorch.
 
         Raises:
-          UserError: it is missing, of another shape, packed in a way that `gguf` cannot undo, or
-            has values that are not numbers.
+          UserError: it is of another shape, packed in a way that `gguf` cannot undo, or has values
+            that are not numbers.
         """
         import gguf.quants
 
-        found = self.tensors.get(name)
-        if found is None:
-            raise UserError(f"{self.origin} has no tensor {name}; allowed: a whole Llama model")
+        found = self.tensors[name]
         actual = tuple(int(n) for n in reversed(found.shape))
         if actual != shape:
             raise UserError(f"{self.origin}: {name} has shape {actual}; allowed: {shape}")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sleep_jax.config import AttentionConfig, ModelConfig, RunConfig
 from sleep_jax.errors import UserError
+from sleep_jax.model.decoder import block_name
 from sleep_jax.pretrained import gguf_file
 from sleep_jax.pretrained.gguf_file import GgufFile
 
@@ -29,7 +30,7 @@ def model_config(file: GgufFile) -> ModelConfig:
     if architecture != "llama":
         raise UserError(f"{file.origin} is a model of type {architecture}; allowed: llama")
     for key in file.metadata:
-        if key.startswith(("llama.rope.scaling", "llama.expert")) or key == "rope_freqs.weight":
+        if key.startswith(("llama.rope.scaling", "llama.expert")):
             raise UserError(f"{file.origin} has {key}; allowed: plain Llama, without it")
 
     def size(key: str) -> int:
@@ -81,7 +82,9 @@ def check(config: RunConfig) -> None:
     name, model = config.train.pretrained, config.model
     if not name:
         return
-    base = model_config(gguf_file.read(name, FIELD))
+    file = gguf_file.read(name, FIELD)
+    base = model_config(file)
+    check_tensors(file, base)
     blocks, held = model.pattern.count("attention"), len(base.pattern)
     if blocks != held:
         raise UserError(
@@ -99,44 +102,58 @@ def check(config: RunConfig) -> None:
                 )
 
 
-def parameters(name: str, model: ModelConfig) -> dict[str, NDArray[np.float32]]:
-    """The file's weights by the paths of our parameters, `block_00_attention/mixer/in/query`.
+def tensors(model: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name and shape in the file, matrices `[out, in]`, of each of our parameters, by its path.
 
-    Matrices are `[in, out]`, the embedding is `[V, D]`; inserted blocks have none.
+    Paths are as in `block_00_attention/mixer/in/query`; inserted blocks have none.
+    """
+    d, c = model.d_model, model.attention
+    query, key = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    of_block = {
+        "mixer_norm/scale": ("attn_norm", (d,)),
+        "mixer/in/query": ("attn_q", (query, d)),
+        "mixer/in/key": ("attn_k", (key, d)),
+        "mixer/in/value": ("attn_v", (key, d)),
+        "mixer/out/output": ("attn_output", (d, query)),
+        "mlp_norm/scale": ("ffn_norm", (d,)),
+        "mlp/in/gate": ("ffn_gate", (model.mlp_hidden, d)),
+        "mlp/in/up": ("ffn_up", (model.mlp_hidden, d)),
+        "mlp/out/down": ("ffn_down", (d, model.mlp_hidden)),
+    }
+    found = {
+        "embedding": ("token_embd.weight", (model.vocab_size, d)),
+        "final_norm/scale": ("output_norm.weight", (d,)),
+    }
+    if not model.tied_embeddings:
+        found["unembedding"] = ("output.weight", (model.vocab_size, d))
+    ours = [block_name(i, mixer) for i, mixer in enumerate(model.pattern) if mixer == "attention"]
+    for i, block in enumerate(ours):
+        for path, (name, shape) in of_block.items():
+            found[f"{block}/{path}"] = (f"blk.{i}.{name}.weight", shape)
+    return found
+
+
+def check_tensors(file: GgufFile, model: ModelConfig) -> None:
+    """Raises UserError unless the file has the tensors of the model, and no others."""
+    needed = {name for name, _ in tensors(model).values()}
+    for name in sorted(needed ^ file.tensors.keys()):
+        has = "has no" if name in needed else "has a"
+        raise UserError(f"{file.origin} {has} tensor {name}; allowed: a whole, plain Llama")
+
+
+def parameters(name: str, model: ModelConfig) -> dict[str, NDArray[np.float32]]:
+    """The file's weights by the paths of our parameters; matrices are `[in, out]`.
 
     Raises:
       UserError: the file cannot be used, or its weights do not fit the model.
     """
-    from sleep_jax.model.decoder import block_name
-
-    file = gguf_file.read(name, FIELD)
-    d, c = model.d_model, model.attention
-    query, key = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    matrices = {
-        "mixer/in/query": ("attn_q", query, d),
-        "mixer/in/key": ("attn_k", key, d),
-        "mixer/in/value": ("attn_v", key, d),
-        "mixer/out/output": ("attn_output", d, query),
-        "mlp/in/gate": ("ffn_gate", model.mlp_hidden, d),
-        "mlp/in/up": ("ffn_up", model.mlp_hidden, d),
-        "mlp/out/down": ("ffn_down", d, model.mlp_hidden),
-    }
-    scales = {"mixer_norm/scale": "attn_norm", "mlp_norm/scale": "ffn_norm"}
-    found = {
-        "embedding": file.tensor("token_embd.weight", (model.vocab_size, d)),
-        "final_norm/scale": file.tensor("output_norm.weight", (d,)),
-    }
-    if not model.tied_embeddings:
-        found["unembedding"] = file.tensor("output.weight", (model.vocab_size, d)).T
-    ours = [block_name(i, mixer) for i, mixer in enumerate(model.pattern) if mixer == "attention"]
-    for i, block in enumerate(ours):
-        for path, theirs in scales.items():
-            found[f"{block}/{path}"] = file.tensor(f"blk.{i}.{theirs}.weight", (d,))
-        for path, (theirs, rows, columns) in matrices.items():
-            matrix = file.tensor(f"blk.{i}.{theirs}.weight", (rows, columns))
-            if theirs in ("attn_q", "attn_k"):
-                matrix = halves_first(matrix, c.head_dim)
-            found[f"{block}/{path}"] = matrix.T
+    file, found = gguf_file.read(name, FIELD), {}
+    check_tensors(file, model)
+    for path, (theirs, shape) in tensors(model).items():
+        array = file.tensor(theirs, shape)
+        if theirs.endswith(("attn_q.weight", "attn_k.weight")):
+            array = halves_first(array, model.attention.head_dim)
+        found[path] = array if path == "embedding" else array.T
     return found
 
 

