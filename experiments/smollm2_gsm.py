@@ -60,7 +60,7 @@ def cpu() -> Preset:
         model=SMOLLM2,
         task=task,
         optimizer=OptimizerConfig(
-            muon_learning_rate=1e-2, adamw_learning_rate=1e-3, trained="inserted"
+            muon_learning_rate=1e-2, adamw_learning_rate=1e-3, trained="fast_weights"
         ),
         train=TrainConfig(
             pretrained=files.SMOLLM2,

@@ -9,13 +9,14 @@ for every pair of a token and a key at hand, masked or not. tests/test_flops.py 
 the compiler's own count.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sleep_jax.config import GatedDeltaNetConfig, ModelConfig, RunConfig
-from sleep_jax.curriculum import passes_by_step
+from sleep_jax.curriculum import Stage, stages_by_step
 
 
 def block_flops(config: ModelConfig, mixer: str, length: int, kept: int = 0) -> int:
@@ -101,9 +102,9 @@ def _frozen_flops(config: RunConfig, passes: int) -> int:
     return _unembedding(config) + _in_blocks(config, passes, frozen, weight_flops)
 
 
-def training_flops_per_step(config: RunConfig, passes: int | None = None) -> int:
-    """Operations of one optimizer update at N, by default sleep.passes: forward and backward."""
-    passes = passes or config.sleep.passes
+def training_flops_per_step(config: RunConfig) -> int:
+    """Operations of one optimizer update without a curriculum: forward and backward."""
+    passes = config.sleep.passes
     back = min(config.sleep.backward_passes or passes, passes)
     forward = forward_flops(config, passes)
     backward = 2 * forward_flops(config, back) - _frozen_flops(config, back)
@@ -112,9 +113,15 @@ def training_flops_per_step(config: RunConfig, passes: int | None = None) -> int
 
 def training_flops_by_step(config: RunConfig) -> NDArray[np.int64]:
     """Operations of each optimizer update, `[steps]`."""
-    passes = passes_by_step(config)
-    at = {n: training_flops_per_step(config, int(n)) for n in np.unique(passes)}
-    return np.asarray([at[n] for n in passes], np.int64)
+    stages = stages_by_step(config)
+    at = {stage: training_flops_per_step(_in_stage(config, stage)) for stage in set(stages)}
+    return np.asarray([at[stage] for stage in stages], np.int64)
+
+
+def _in_stage(config: RunConfig, stage: Stage) -> RunConfig:
+    sleep = dataclasses.replace(config.sleep, passes=stage.passes, cache=stage.cache)
+    optimizer = dataclasses.replace(config.optimizer, trained=stage.trained)
+    return dataclasses.replace(config, sleep=sleep, optimizer=optimizer)
 
 
 def training_flops(config: RunConfig) -> int:

@@ -19,10 +19,11 @@ import pytest
 
 from experiments import binary, cells, smollm2_gsm
 from sleep_jax import distributed
-from sleep_jax.config import RunConfig, override
+from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
 from sleep_jax.model import decoder
 from sleep_jax.model.layers import rotate
+from sleep_jax.overrides import override
 from sleep_jax.pretrained import files, gguf_file, llama, standin, tokenizer
 from sleep_jax.tasks.gsm_infinite.task import GsmInfiniteConfig
 from sleep_jax.training.checkpoint import Checkpoints
@@ -95,16 +96,16 @@ def test_inserted_fast_weights_change_nothing_at_first():
 def test_frozen_parameters_have_no_moments():
     params = jax.eval_shape(functools.partial(decoder.init, MODEL), jax.random.key(0))
     inserted = {name for name in by_path(params) if name.startswith(INSERTED)}
-    named = by_path(labels(params, "inserted"))
+    named = by_path(labels(params, "fast_weights"))
     assert {name for name, label in named.items() if label != "frozen"} == inserted
     assert "frozen" not in by_path(labels(params)).values()
     sizes = {}
-    for trained in ("inserted", "all"):
+    for trained in ("fast_weights", "all"):
         config = dataclasses.replace(CONFIG.optimizer, trained=trained)
         state = jax.eval_shape(optimizer(config).init, params)
         sizes[trained] = sum(x.size for x in jax.tree.leaves(state))
     count = sum(by_path(params)[name].size for name in inserted)
-    assert count < sizes["inserted"] < 2 * count + 50 < sizes["all"]
+    assert count < sizes["fast_weights"] < 2 * count + 50 < sizes["all"]
 
 
 def test_the_tokenizer_of_the_file_writes_problems():

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from sleep_jax import distributed, processes, records
 from sleep_jax.chips import CHIPS
 from sleep_jax.config import RunConfig
-from sleep_jax.curriculum import passes_by_step, sampler
+from sleep_jax.curriculum import Stage, sampler, stages_by_step
 from sleep_jax.flops import training_flops_by_step
 from sleep_jax.model.decoder import Parameters
 from sleep_jax.pretrained import llama
@@ -90,8 +90,8 @@ class _Run:
         train = config.train
         distributed.require_batch_divides(mesh, train.batch_size, train.accumulate)
         self.program = Program.of(config, mesh.devices.flat[0].platform)
-        self.passes = passes_by_step(config)
-        self.steps_at: dict[int, jax.stages.Compiled] = {}  # by N
+        self.stages = stages_by_step(config)
+        self.compiled: dict[Stage, jax.stages.Compiled] = {}
         self.rate = schedule(config.optimizer, config.steps)
         self.sequences = evaluation_sequences(config, config.train.evaluation_sequences)
         self.floor = config.task.floor(self.sequences)
@@ -188,13 +188,13 @@ class _Run:
         with self.goodput.spent("data"):
             batch = distributed.to_mesh(next(self.batches), self.mesh)
             rate = jnp.asarray(self.rate(self.step), jnp.float32)
-        passes = int(self.passes[self.step])
-        if passes not in self.steps_at:
-            step = make_train_step(self.program.at(passes), self.mesh)
+        stage = self.stages[self.step]
+        if stage not in self.compiled:
+            step = make_train_step(self.program.in_stage(stage), self.mesh)
             with self.goodput.spent("compile"):  # and waits for the other processes
-                self.steps_at[passes] = processes.compiled(step, self.state, batch, rate)
+                self.compiled[stage] = processes.compiled(step, self.state, batch, rate)
         with self.tracer.step(self.step + 1, self.state), self.goodput.spent(TRAINING):
-            self.state, metrics = self.steps_at[passes](self.state, batch, rate)
+            self.state, metrics = self.compiled[stage](self.state, batch, rate)
             self.step += 1
             previous, self.pending = self.pending, (self.step, metrics)
             if previous:
@@ -298,9 +298,9 @@ class _Run:
 
         None where the compiler does not say, or no step was left to do.
         """
-        if not self.steps_at:
+        if not self.compiled:
             return None
-        planned = self.steps_at[max(self.steps_at)].memory_analysis()
+        planned = self.compiled[max(self.compiled)].memory_analysis()
         return planned.temp_size_in_bytes if planned else None
 
     def result(self) -> dict[str, Any]:

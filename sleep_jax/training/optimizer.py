@@ -7,6 +7,7 @@ parameters for Muon, reuse Muon's rate for Adam, and turn Adam into NAdam.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 def label(path: str, trained: str = "all") -> str:
     """The optimizer of one parameter, by its path; `trained` as in `OptimizerConfig`."""
     *parents, name = path.split("/")
-    if trained == "inserted" and not (parents and parents[0].endswith("gated_delta_net")):
+    if trained == "fast_weights" and not (parents and parents[0].endswith("gated_delta_net")):
         return FROZEN
     return MUON if parents and name in _HIDDEN.get(parents[-1], ()) else ADAMW
 
@@ -50,10 +51,17 @@ def labels(params: Any, trained: str = "all") -> Any:
 
 def without_frozen_gradients(params: Any, trained: str) -> Any:
     """The same parameters, of which the frozen ones have no gradient: none is computed for them."""
+    return _where_frozen(lax.stop_gradient, params, trained)
+
+
+def without_frozen_updates(updates: Any, trained: str) -> Any:
+    """The same updates, zero for what is frozen: weight decay and momentum would move it too."""
+    return _where_frozen(jnp.zeros_like, updates, trained)
+
+
+def _where_frozen(change: Callable[[jax.Array], jax.Array], tree: Any, trained: str) -> Any:
     return jax.tree.map(
-        lambda name, x: lax.stop_gradient(x) if name == FROZEN else x,
-        labels(params, trained),
-        params,
+        lambda name, x: change(x) if name == FROZEN else x, labels(tree, trained), tree
     )
 
 
