@@ -1,6 +1,6 @@
 """Muon for hidden matrices, AdamW for the rest, each with its own rate under one schedule shape.
 
-`OptimizerConfig.trained` may leave all but the inserted fast-weight blocks as they are.
+`OptimizerConfig.trained` may leave all but the fast-weight blocks as they are.
 
 Built from optax's parts rather than with `optax.contrib.muon`, whose defaults pick the wrong
 parameters for Muon, reuse Muon's rate for Adam, and turn Adam into NAdam.
