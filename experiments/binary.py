@@ -15,8 +15,9 @@ from absl import flags
 
 from experiments import cells, cli, machines
 from experiments.presets import Preset
-from sleep_jax.config import RunConfig, override
+from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
+from sleep_jax.overrides import override
 
 log = logging.getLogger("sleep_jax")
 

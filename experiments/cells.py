@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from sleep_jax.config import ModelConfig, RunConfig
-from sleep_jax.flops import training_flops, training_flops_per_step
+from sleep_jax.errors import UserError
+from sleep_jax.flops import training_flops
 
 HYBRID, EVICTED, FULL_CACHE = "hybrid", "transformer_evicted", "transformer_full_cache"
 # What N = 1 may spend the FLOPs of a larger N on, and the `match` of its row.
@@ -65,11 +66,13 @@ class Cell:
 def regime(config: RunConfig) -> str:
     """How training departs from one depth and one N throughout, or "plain"."""
     easier, rising, drawn, back = _departures(config)
+    hard, alone = _hard_eviction(config)
     words = [
         f"t = {', '.join(map(str, easier))} first" if easier else "",
         f"N = {', '.join(map(str, rising))} first" if rising else "",
         f"N drawn from {', '.join(map(str, drawn))}" if drawn else "",
         f"gradient through the last {back} of {config.sleep.passes} passes" if back else "",
+        f"hard eviction for {hard:.0%}{' of fast weights alone' if alone else ''}" if hard else "",
     ]
     return "; ".join(filter(None, words)) or "plain"
 
@@ -78,7 +81,15 @@ def _regime_name(config: RunConfig) -> str:
     """The same as part of the name of a directory."""
     easier, rising, drawn, back = _departures(config)
     parts = (("t", easier), ("N", rising), ("drawn", drawn), ("back", (back,) if back else ()))
-    return "".join(f"-{name}{'.'.join(map(str, values))}" for name, values in parts if values)
+    name = "".join(f"-{name}{'.'.join(map(str, values))}" for name, values in parts if values)
+    hard, alone = _hard_eviction(config)
+    return name + (f"-hard{hard:g}{'-alone' if alone else ''}" if hard else "")
+
+
+def _hard_eviction(config: RunConfig) -> tuple[float, bool]:
+    """Share of the run that evicts everything first; whether it changes less than the rest does."""
+    change = config.curriculum
+    return change.hard_eviction, change.hard_eviction_trained != config.optimizer.trained
 
 
 def _departures(
@@ -100,17 +111,24 @@ def matched(base: RunConfig, passes: int, seed: int, spend: str) -> Cell:
       spend: what the FLOPs buy: TOKENS; BLOCKS, the pattern repeated the whole number of times that
         comes nearest; or WIDTH, d, MLP and heads wider by the nearest whole number of heads. What
         rounding leaves over or under is made up in tokens.
+
+    Raises:
+      UserError: a pretrained model cannot be deeper or wider.
     """
     dear = training_flops(_at(base, passes, seed))
     config = _one_pass(base, seed)
+    if spend != TOKENS and base.train.pretrained:
+        raise UserError(
+            f"--match={spend} is not possible with train.pretrained={base.train.pretrained!r}, "
+            f"which has its size; allowed: {TOKENS}"
+        )
     if spend != TOKENS:
         grow = {BLOCKS: _deeper, WIDTH: _wider}[spend]
-        target = dear / config.steps
         config = min(
             (dataclasses.replace(config, model=grow(config.model, n)) for n in range(1, 65)),
-            key=lambda grown: abs(training_flops_per_step(grown) - target),
+            key=lambda grown: abs(training_flops(grown) - dear),
         )
-    steps = round(dear / training_flops_per_step(config))
+    steps = round(dear * config.steps / training_flops(config))
     train = dataclasses.replace(config.train, tokens=steps * config.tokens_per_step)
     return Cell(HYBRID, EQUAL_FLOPS[spend], dataclasses.replace(config, train=train))
 
@@ -146,6 +164,7 @@ def transformer(base: RunConfig, cache: str, seed: int) -> Cell:
     config = _one_pass(base, seed)
     config = dataclasses.replace(
         config,
+        curriculum=dataclasses.replace(config.curriculum, hard_eviction=0.0),
         model=dataclasses.replace(config.model, pattern=("attention",) * len(base.model.pattern)),
         sleep=dataclasses.replace(config.sleep, cache=cache),
         train=dataclasses.replace(config.train, evaluate_passes=(), halting_thresholds=()),

@@ -30,6 +30,7 @@ from sleep_jax import claims, distributed, processes, records
 from sleep_jax.config import ModelConfig, SleepConfig, to_dict
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
+from sleep_jax.pretrained import llama
 from sleep_jax.training import loop
 from sleep_jax.training.evaluation import evaluation_sequences
 
@@ -46,6 +47,7 @@ def check(cells: Sequence[Cell], directory: Path) -> None:
     """
     for cell in cells:
         cell.config.validate()
+        llama.check(cell.config)
         if cell.config.train.evaluation_data:
             evaluation_sequences(cell.config, cell.config.train.evaluation_sequences)
     records.check_writable(directory)

@@ -1,18 +1,17 @@
-"""Frozen configuration of a run, and strict `path=value` overrides of its fields."""
+"""Frozen configuration of a run."""
 
 import dataclasses
-import typing
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from sleep_jax.errors import UserError
 from sleep_jax.tasks.rule110 import Rule110Config
 from sleep_jax.tasks.task import Task
 
 MIXERS = ("attention", "gated_delta_net")
+# What an update changes: every parameter, or those of the fast-weight blocks alone.
+TRAINED = ("all", "fast_weights")
 # Local rules of the fast weights; what each is, is said in model/gated_delta_net.py.
 UPDATE_RULES = ("hebbian", "delta", "gated_delta", "gated_delta_negative", "kda", "jet")
-T = TypeVar("T")
 
 
 def require(condition: bool, field: str, value: object, allowed: str) -> None:
@@ -81,6 +80,10 @@ class ModelConfig:
     mlp_hidden: int = 128
     vocab_size: int = 3
     norm_eps: float = 1e-6
+    tied_embeddings: bool = False  # logits are products with the embedding itself
+    # The Gated DeltaNet blocks are additions to a trained stack of attention blocks: no MLP, and an
+    # output projection of zeros at first, so that they change nothing before they are trained.
+    inserted: bool = False
     # "auto" is bfloat16 where the device computes in it (TPU, GPU), float32 on CPU.
     activation_dtype: str = "auto"
     attention: AttentionConfig = AttentionConfig()
@@ -94,6 +97,12 @@ class ModelConfig:
         dtypes = ("auto", "float32", "bfloat16")
         dtype = self.activation_dtype
         require(dtype in dtypes, "model.activation_dtype", dtype, ", ".join(dtypes))
+        require(
+            not self.inserted or set(self.pattern) == set(MIXERS),
+            "model.inserted",
+            self.inserted,
+            "false, or both mixers in model.pattern",
+        )
         self.attention.validate()
         self.gated_delta_net.validate()
 
@@ -147,8 +156,10 @@ class OptimizerConfig:
     warmup_fraction: float = 0.05
     decay_fraction: float = 0.3
     clip_norm: float = 1.0
+    trained: str = "all"  # one of TRAINED
 
     def validate(self) -> None:
+        require(self.trained in TRAINED, "optimizer.trained", self.trained, ", ".join(TRAINED))
         for name in ("muon_learning_rate", "adamw_learning_rate", "clip_norm"):
             require(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "> 0")
         for name in ("muon_momentum", "adamw_b1", "adamw_b2"):
@@ -172,12 +183,19 @@ class CurriculumConfig:
       passes: N for the first `share` of the run, likewise.
       drawn_passes: N is drawn from these for every batch, each equally often: elastic sleep.
       share: of the run's steps.
+      hard_eviction: share of the run's steps, at its start, in which the whole cache is evicted
+        where sleep.cache="slide": fast weights are learned before keys and values outlive a window
+        (arXiv 2605.26099 for Ouro with a sliding window: one epoch of three).
+      hard_eviction_trained: what these steps change, one of TRAINED; in the paper the fast-weight
+        blocks alone.
     """
 
     rollout_steps: tuple[int, ...] = ()
     passes: tuple[int, ...] = ()
     drawn_passes: tuple[int, ...] = ()
     share: float = 2 / 3
+    hard_eviction: float = 0.0
+    hard_eviction_trained: str = "all"
 
     def validate(self) -> None:
         """Raises UserError naming the field."""
@@ -186,6 +204,11 @@ class CurriculumConfig:
             allowed = f"whole numbers >= {least}"
             require(all(n >= least for n in values), f"curriculum.{name}", values, allowed)
         require(0 < self.share <= 1, "curriculum.share", self.share, "a share of the run, 0 to 1")
+        hard = self.hard_eviction
+        require(0 <= hard < 1, "curriculum.hard_eviction", hard, "a share of the run, 0 to 1")
+        trained = self.hard_eviction_trained
+        known = ", ".join(TRAINED)
+        require(trained in TRAINED, "curriculum.hard_eviction_trained", trained, known)
         both = bool(self.passes and self.drawn_passes)
         allowed = "empty where curriculum.passes is given"
         require(not both, "curriculum.drawn_passes", self.drawn_passes, allowed)
@@ -196,6 +219,7 @@ class TrainConfig:
     """Budget, cadence and evaluation of one run. Steps are counted in optimizer updates."""
 
     seed: int = 0
+    pretrained: str = ""  # "smollm2" or a GGUF file (sleep_jax/pretrained); empty: drawn
     batch_size: int = 64
     accumulate: int = 1  # micro-batches of a batch, for its memory; the update is the same
     tokens: int = 1_000_000  # training tokens, context and answers together
@@ -276,10 +300,47 @@ class RunConfig:
         fits = self.sleep.cache == "evict" and "gated_delta_net" in self.model.pattern
         allowed = "empty but for fast weights with sleep.cache=evict"
         require(not halting or fits, "train.halting_thresholds", halting, allowed)
+        possible = self.optimizer.trained == "all" or "gated_delta_net" in self.model.pattern
+        allowed = "all, or a model that has fast weights"
+        require(possible, "optimizer.trained", self.optimizer.trained, allowed)
+        self._validate_hard_eviction()
+        self._validate_pretrained()
         vocabulary = self.model.vocab_size
         needed = self.task.vocab_size
         require(vocabulary >= needed, "model.vocab_size", vocabulary, f">= {needed} for this task")
         require(self.steps >= 1, "train.tokens", self.train.tokens, ">= one batch of sequences")
+
+    def _validate_hard_eviction(self) -> None:
+        """Raises UserError where there is nothing to warm up, or it would train what is frozen."""
+        change = self.curriculum
+        slides = self.sleep.cache == "slide" and "gated_delta_net" in self.model.pattern
+        allowed = "0, or a hybrid with sleep.cache=slide"
+        require(
+            not change.hard_eviction or slides,
+            "curriculum.hard_eviction",
+            change.hard_eviction,
+            allowed,
+        )
+        trained, later = change.hard_eviction_trained, self.optimizer.trained
+        require(
+            not change.hard_eviction or trained != "all" or later == "all",
+            "curriculum.hard_eviction_trained",
+            trained,
+            f"{later}, as optimizer.trained",
+        )
+
+    def _validate_pretrained(self) -> None:
+        """Weights mean something only for the tokens that they were trained on."""
+        weights = self.train.pretrained
+        if not weights:
+            return
+        possible = self.model.inserted or "gated_delta_net" not in self.model.pattern
+        allowed = "true with train.pretrained: it has no weights for other fast-weight blocks"
+        require(possible, "model.inserted", self.model.inserted, allowed)
+        for field, needed in (("tokenizer", weights), ("vocabulary", "full")):
+            value = getattr(self.task, field, None)
+            allowed = f"{needed!r} with train.pretrained={weights!r}"
+            require(value == needed, f"task.{field}", value, allowed)
 
     @property
     def sequence_length(self) -> int:
@@ -315,54 +376,3 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, dict)
         flat.update(flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value})
     return flat
-
-
-def override(config: T, assignments: Iterable[str]) -> T:
-    """Applies `path=value` strings such as `model.d_model=128`.
-
-    Raises:
-      UserError: a string without `=`, an unknown path, or a value not of the field's type.
-    """
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals:
-            raise UserError(f"--set {assignment!r} is not possible; allowed: path=value")
-        config = _replace(config, path.split("."), text, assignment)
-    return config
-
-
-def _replace(config: T, path: list[str], text: str, assignment: str) -> T:
-    types = typing.get_type_hints(type(config))
-    name, *rest = path
-    fields = sorted(field.name for field in dataclasses.fields(config))  # type: ignore[arg-type]
-    if name not in fields:
-        raise UserError(
-            f"--set {assignment!r}: no field {name!r} here; allowed: {', '.join(fields)}"
-        )
-    value = getattr(config, name)
-    if dataclasses.is_dataclass(value) != bool(rest):
-        inner = dataclasses.is_dataclass(value)
-        allowed = f"{name}.<field>=value" if inner else f"{name}=value"
-        raise UserError(f"--set {assignment!r} is not possible; allowed: {allowed}")
-    new = _replace(value, rest, text, assignment) if rest else _parse(types[name], text, assignment)
-    return dataclasses.replace(config, **{name: new})  # type: ignore[type-var]
-
-
-def _parse(kind: Any, text: str, assignment: str) -> Any:
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        if typing.get_origin(kind) is tuple:
-            item = typing.get_args(kind)[0]
-            return tuple(item(part) for part in text.split(",") if part)
-        if kind is int and not text.lstrip("-").isdigit():
-            number = float(text)  # 5e9 reads better than 5000000000
-            if number != int(number):
-                raise ValueError
-            return int(number)
-        return kind(text)
-    except (ValueError, KeyError, OverflowError):
-        name = kind.__name__ if isinstance(kind, type) else str(kind)
-        raise UserError(
-            f"--set {assignment!r} is not possible; allowed: a value of {name}"
-        ) from None

@@ -1,7 +1,11 @@
-"""What a run trains on at each step: the depth of its examples, and N. Touches no device."""
+"""What a run trains on at each step: the depth of its examples, N, the cache, which parameters.
+
+Touches no device.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +14,26 @@ from sleep_jax.config import RunConfig
 from sleep_jax.tasks.task import TRAIN, Batch, Task
 
 _DRAW_OF_PASSES = 1  # keeps these draws apart from all others made from the run's seed
+
+
+class Stage(NamedTuple):
+    """What an update's program depends on beside what is the same throughout the run."""
+
+    passes: int  # N
+    cache: str  # as in SleepConfig
+    trained: str  # as in OptimizerConfig
+
+
+def stages_by_step(config: RunConfig) -> list[Stage]:
+    """The stage of each optimizer update: a pure function of the configuration."""
+    change = config.curriculum
+    warmup = round(config.steps * change.hard_eviction)
+    first = ("evict", change.hard_eviction_trained)
+    rest = (config.sleep.cache, config.optimizer.trained)
+    return [
+        Stage(int(n), *(first if step < warmup else rest))
+        for step, n in enumerate(passes_by_step(config))
+    ]
 
 
 def passes_by_step(config: RunConfig) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from sleep_jax.errors import UserError
 
@@ -173,10 +173,12 @@ def to_mesh(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
 def whole_to_mesh(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     """The same for a batch `[B, ...]` that every process has whole; keeps the order of rows."""
     rows = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_callback(array.shape, rows, array.__getitem__)
-        for name, array in batch.items()
-    }
+    return {name: whole_array(array, rows) for name, array in batch.items()}
+
+
+def whole_array(array: np.ndarray, sharding: Sharding) -> jax.Array:
+    """An array that every process has whole as a global one, of which devices hold their shards."""
+    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
 # What follows runs inside the shard_map of a step: arrays are one device's shards.

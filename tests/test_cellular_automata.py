@@ -257,8 +257,8 @@ def test_an_unknown_experiment_lists_the_known_ones():
         [sys.executable, "-m", "experiments", "dreams"], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 2
-    allowed = "cellular_automata, depo, gsm_infinite, local_rules, local_rules_depo, "
-    allowed += "elastic_sleep, rollout_curriculum, cost_of_sleep"
+    allowed = "cellular_automata, depo, gsm_infinite, smollm2_gsm, local_rules, "
+    allowed += "local_rules_depo, elastic_sleep, rollout_curriculum, cost_of_sleep"
     assert result.stderr == f"error: EXP=dreams is unknown; allowed: {allowed}\n"
 
 

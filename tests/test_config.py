@@ -6,8 +6,9 @@ import json
 import pytest
 
 from sleep_jax import records
-from sleep_jax.config import RunConfig, flatten, override, to_dict
+from sleep_jax.config import RunConfig, flatten, to_dict
 from sleep_jax.errors import UserError
+from sleep_jax.overrides import override
 from tests import tiny
 
 

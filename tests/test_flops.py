@@ -6,10 +6,10 @@ import functools
 import jax
 import pytest
 
-from sleep_jax import flops
-from sleep_jax.config import UPDATE_RULES, SleepConfig
+from sleep_jax import distributed, flops
+from sleep_jax.config import UPDATE_RULES, OptimizerConfig, SleepConfig
 from sleep_jax.model import decoder
-from sleep_jax.training.step import predict
+from sleep_jax.training.step import Program, _gradient_sum, predict
 from tests import tiny
 
 # Wide enough that the products dwarf what is deliberately not counted.
@@ -49,6 +49,42 @@ def test_the_cost_of_a_pass_against_the_compiler(monkeypatch, pattern, rule):
     (ours_one, theirs_one), (ours_three, theirs_three) = counts(1), counts(3)
     assert 0.95 < (ours_three - ours_one) / (theirs_three - theirs_one) < 1.05
     assert ours_one > theirs_one
+
+
+def test_gradients_of_frozen_weights_are_not_charged(monkeypatch):
+    """What the compiler saves when all but the inserted blocks are frozen."""
+    monkeypatch.setattr("sleep_jax.sleep.lax.scan", functools.partial(jax.lax.scan, unroll=True))
+    # Nothing lies below the first trained block, and the last one reads what all have made.
+    pattern = ("gated_delta_net", "attention", "gated_delta_net")
+    model = dataclasses.replace(MODEL, pattern=pattern, inserted=True, vocab_size=64)
+
+    def counts(trained):
+        config = tiny.run_config(passes=1)
+        config = dataclasses.replace(
+            config,
+            task=dataclasses.replace(config.task, strings=1),
+            model=model,
+            sleep=SleepConfig(remat="none"),
+            optimizer=OptimizerConfig(trained=trained),
+        )
+        rows = config.train.batch_size
+        window = jax.ShapeDtypeStruct((rows, 1, config.task.answer_length), "int32")
+        batch = {
+            "context": jax.ShapeDtypeStruct((rows, 1, config.task.window), "int32"),
+            **dict.fromkeys(("tokens", "targets", "answer"), window),
+            "mask": jax.ShapeDtypeStruct(window.shape, "float32"),
+            "depth": jax.ShapeDtypeStruct((rows, 1), "int32"),
+        }
+        program = Program.of(config, "cpu")
+        params = jax.eval_shape(lambda: decoder.init(program.model, jax.random.key(0)))
+        step = _gradient_sum(program, distributed.make_mesh())
+        cost = jax.jit(step).lower(params, batch).compile().cost_analysis()
+        assert cost is not None
+        return flops.training_flops_per_step(config), cost["flops"]
+
+    (ours_all, theirs_all), (ours, theirs) = counts("all"), counts("fast_weights")
+    assert 0.95 < (ours_all - ours) / (theirs_all - theirs) < 1.05
+    assert ours < 0.85 * ours_all
 
 
 def test_rules_differ_by_what_they_compute():

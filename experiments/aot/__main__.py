@@ -19,8 +19,8 @@ from absl import flags
 
 from experiments import cli
 from experiments.aot import jobs
-from sleep_jax.config import override
 from sleep_jax.errors import UserError
+from sleep_jax.overrides import override
 
 log = logging.getLogger("sleep_jax")
 

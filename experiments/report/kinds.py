@@ -108,6 +108,7 @@ KINDS = {
     "cellular_automata": RULE_110,
     "depo": DEPO,
     "gsm_infinite": GSM_INFINITE,
+    "smollm2_gsm": GSM_INFINITE,
     "local_rules": LOCAL_RULES,
     "local_rules_depo": LOCAL_RULES_DEPO,
     "elastic_sleep": ELASTIC_SLEEP,

@@ -31,7 +31,7 @@ State = dict[str, Any]  # a BlockState by block name
 
 
 class Decoder(nn.Module):
-    """Pre-norm residual blocks between an embedding and an untied unembedding; no biases."""
+    """Pre-norm residual blocks between an embedding and an unembedding; no biases."""
 
     config: ModelConfig
 
@@ -40,7 +40,7 @@ class Decoder(nn.Module):
         self.embedding = parameter(
             self,
             "embedding",
-            nn.initializers.normal(1.0),
+            nn.initializers.normal(c.d_model**-0.5 if c.tied_embeddings else 1.0),
             ("vocab", "embed"),
             (c.vocab_size, c.d_model),
         )
@@ -49,13 +49,14 @@ class Decoder(nn.Module):
             Block(c, mixer, name=name) for name, mixer in zip(self.names, c.pattern, strict=True)
         ]
         self.final_norm = RMSNorm(c.norm_eps)
-        self.unembedding = parameter(
-            self,
-            "unembedding",
-            nn.initializers.lecun_normal(),
-            ("embed", "vocab"),
-            (c.d_model, c.vocab_size),
-        )
+        if not c.tied_embeddings:
+            self.unembedding = parameter(
+                self,
+                "unembedding",
+                nn.initializers.lecun_normal(),
+                ("embed", "vocab"),
+                (c.d_model, c.vocab_size),
+            )
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         return self.embedding[tokens].astype(activation_dtype(self.config))
@@ -71,7 +72,8 @@ class Decoder(nn.Module):
     def unembed(self, h: jax.Array) -> jax.Array:
         h = self.final_norm(h)
         dtype = jnp.promote_types(h.dtype, jnp.float32)
-        return jnp.matmul(h, self.unembedding.astype(h.dtype), preferred_element_type=dtype)
+        matrix = self.embedding.T if self.config.tied_embeddings else self.unembedding
+        return jnp.matmul(h, matrix.astype(h.dtype), preferred_element_type=dtype)
 
     def __call__(self, tokens: jax.Array, state: State) -> tuple[jax.Array, State]:
         h, state = self.blocks(self.embed(tokens), state)
@@ -79,7 +81,11 @@ class Decoder(nn.Module):
 
 
 class Block(nn.Module):
-    """Mixer and SwiGLU, each behind an RMSNorm and added to the stream."""
+    """Mixer and SwiGLU, each behind an RMSNorm and added to the stream.
+
+    Fast weights that were inserted into a trained stack come without the SwiGLU, and add nothing to
+    the stream until their output projection has left zero (arXiv 2605.26099, for Ouro).
+    """
 
     config: ModelConfig
     mixer: str
@@ -95,8 +101,11 @@ class Block(nn.Module):
             y, state = Attention(c.attention, c.norm_eps, name="mixer")(x, state)
         else:
             assert isinstance(state, jax.Array | GatedDeltaNetState), f"{self.name}: fast weights?"
-            y, state = GatedDeltaNet(c.gated_delta_net, c.norm_eps, name="mixer")(x, state)
+            init = nn.initializers.zeros if c.inserted else nn.initializers.lecun_normal()
+            y, state = GatedDeltaNet(c.gated_delta_net, c.norm_eps, init, name="mixer")(x, state)
         h = h + y
+        if self.mixer == "gated_delta_net" and c.inserted:
+            return h, state
         x = RMSNorm(c.norm_eps, name="mlp_norm")(h)
         return h + SwiGLU(c.mlp_hidden, name="mlp")(x), state
 

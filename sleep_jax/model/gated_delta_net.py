@@ -22,7 +22,7 @@ from flax import struct
 
 from pallas_kernels import gated_delta_rule
 from sleep_jax.config import GatedDeltaNetConfig
-from sleep_jax.model.layers import Linear, normalise_rms, parameter
+from sleep_jax.model.layers import Initializer, Linear, normalise_rms, parameter
 
 L2_EPS = 1e-6
 
@@ -47,6 +47,7 @@ class GatedDeltaNet(nn.Module):
 
     config: GatedDeltaNetConfig
     norm_eps: float
+    output_init: Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(
@@ -80,7 +81,8 @@ class GatedDeltaNet(nn.Module):
         gate = features["gate"].reshape(v.shape)
         y = normalise_rms(y, self.norm_eps) * scale * nn.silu(_float32(gate))
         y = y.astype(x.dtype).reshape(*x.shape[:-1], c.value_heads * c.value_dim)
-        (y,) = Linear((("output", x.shape[-1], ("heads", "embed")),), name="out")(y)
+        output = ("output", x.shape[-1], ("heads", "embed"))
+        (y,) = Linear((output,), self.output_init, name="out")(y)
         if tails is None:
             return y, fast
         joined = (jnp.concatenate([before[name], inputs[name]], axis=1) for name in inputs)

@@ -55,12 +55,12 @@ class Linear(nn.Module):
     """
 
     outputs: tuple[tuple[str, int, tuple[str, str]], ...]
+    kernel_init: Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> list[jax.Array]:
-        init = nn.initializers.lecun_normal()
         kernels = [
-            parameter(self, name, init, axes, (x.shape[-1], size))
+            parameter(self, name, self.kernel_init, axes, (x.shape[-1], size))
             for name, size, axes in self.outputs
         ]
         columns = self.outputs[0][2][0] == "embed"

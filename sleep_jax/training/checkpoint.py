@@ -15,6 +15,9 @@ log = logging.getLogger("sleep_jax")
 
 # What a truncated, overwritten or half-deleted checkpoint makes orbax and tensorstore raise.
 _DAMAGE = (ValueError, OSError, KeyError, TypeError)
+# No file of a checkpoint exceeds 16 MiB, so that it can be carried where larger ones cannot. Arrays
+# are cut into chunks of at most half of that, and a file is closed by the chunk that fills half.
+_HALF_A_FILE = 7 << 20
 
 
 class Checkpoints:
@@ -48,7 +51,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+            state=ocp.args.PyTreeSave(state, ocdbt_target_data_file_size=_HALF_A_FILE),
+            progress=ocp.args.JsonSave(progress),
         )
         self._manager.save(step, args=arguments, force=True)
         self._unsealed = step
@@ -69,7 +73,11 @@ class Checkpoints:
             reason = processes.agree(self._damage(step) if processes.is_first() else "")
             if not reason:
                 arguments = ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract_state), progress=ocp.args.JsonRestore()
+                    state=ocp.args.PyTreeRestore(
+                        abstract_state,
+                        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state),
+                    ),
+                    progress=ocp.args.JsonRestore(),
                 )
                 restored = None
                 try:

