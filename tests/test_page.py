@@ -188,7 +188,7 @@ def test_runs_and_committed_results_stand_apart(runs):
         assert any(attributes.get("id") == source.anchor for _, attributes in page.elements)
     # The made-up N = 4 at t = 4, and the committed one, in columns of their own.
     assert "0.407 [0.344, 0.469] (n = 3)" in page.text
-    assert "0.994 [0.979, 1.000] (n = 3)" in page.text
+    assert "0.919 [0.711, 1.000] (n = 5)" in page.text
     assert (runs / "cellular_automata" / "made-up" / "table.md").is_file()
 
 
