@@ -22,11 +22,11 @@ from sleep_jax.config import (
     AttentionConfig,
     GatedDeltaNetConfig,
     RunConfig,
-    override,
     require,
     to_dict,
 )
 from sleep_jax.errors import UserError
+from sleep_jax.overrides import override
 from sleep_jax.tasks.rule110 import Rule110Config
 
 EXPERIMENT = "cost_of_sleep"
