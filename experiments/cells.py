@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from sleep_jax.config import ModelConfig, RunConfig
 from sleep_jax.errors import UserError
-from sleep_jax.flops import training_flops
+from sleep_jax.flops import training_flops, training_flops_per_step
 
 HYBRID, EVICTED, FULL_CACHE = "hybrid", "transformer_evicted", "transformer_full_cache"
 # What N = 1 may spend the FLOPs of a larger N on, and the `match` of its row.
@@ -124,9 +124,10 @@ def matched(base: RunConfig, passes: int, seed: int, spend: str) -> Cell:
         )
     if spend != TOKENS:
         grow = {BLOCKS: _deeper, WIDTH: _wider}[spend]
+        target = dear / config.steps
         config = min(
             (dataclasses.replace(config, model=grow(config.model, n)) for n in range(1, 65)),
-            key=lambda grown: abs(training_flops(grown) - dear),
+            key=lambda grown: abs(training_flops_per_step(grown) - target),
         )
     steps = round(dear * config.steps / training_flops(config))
     train = dataclasses.replace(config.train, tokens=steps * config.tokens_per_step)

@@ -24,16 +24,20 @@ class Stage(NamedTuple):
     trained: str  # as in OptimizerConfig
 
 
-def stages_by_step(config: RunConfig) -> list[Stage]:
-    """The stage of each optimizer update: a pure function of the configuration."""
+def stages_by_step(config: RunConfig) -> tuple[list[Stage], NDArray[np.int64]]:
+    """The stages of a run, and for each optimizer update which of them it is in, `[steps]`.
+
+    A pure function of the configuration.
+    """
     change = config.curriculum
-    warmup = round(config.steps * change.hard_eviction)
-    first = ("evict", change.hard_eviction_trained)
-    rest = (config.sleep.cache, config.optimizer.trained)
-    return [
-        Stage(int(n), *(first if step < warmup else rest))
-        for step, n in enumerate(passes_by_step(config))
-    ]
+    kinds = (
+        ("evict", change.hard_eviction_trained),
+        (config.sleep.cache, config.optimizer.trained),
+    )
+    late = np.arange(config.steps) >= round(config.steps * change.hard_eviction)
+    # One number a stage: runs have millions of steps, and few stages.
+    codes, which = np.unique(2 * passes_by_step(config) + late, return_inverse=True)
+    return [Stage(int(code) // 2, *kinds[int(code) % 2]) for code in codes], which
 
 
 def passes_by_step(config: RunConfig) -> NDArray[np.int64]:

@@ -113,9 +113,9 @@ def training_flops_per_step(config: RunConfig) -> int:
 
 def training_flops_by_step(config: RunConfig) -> NDArray[np.int64]:
     """Operations of each optimizer update, `[steps]`."""
-    stages = stages_by_step(config)
-    at = {stage: training_flops_per_step(_in_stage(config, stage)) for stage in set(stages)}
-    return np.asarray([at[stage] for stage in stages], np.int64)
+    stages, which = stages_by_step(config)
+    at = [training_flops_per_step(_in_stage(config, stage)) for stage in stages]
+    return np.asarray(at, np.int64)[which]
 
 
 def _in_stage(config: RunConfig, stage: Stage) -> RunConfig:

@@ -90,7 +90,7 @@ class _Run:
         train = config.train
         distributed.require_batch_divides(mesh, train.batch_size, train.accumulate)
         self.program = Program.of(config, mesh.devices.flat[0].platform)
-        self.stages = stages_by_step(config)
+        self.stages, self.stage_at = stages_by_step(config)
         self.compiled: dict[Stage, jax.stages.Compiled] = {}
         self.rate = schedule(config.optimizer, config.steps)
         self.sequences = evaluation_sequences(config, config.train.evaluation_sequences)
@@ -188,7 +188,7 @@ class _Run:
         with self.goodput.spent("data"):
             batch = distributed.to_mesh(next(self.batches), self.mesh)
             rate = jnp.asarray(self.rate(self.step), jnp.float32)
-        stage = self.stages[self.step]
+        stage = self.stages[self.stage_at[self.step]]
         if stage not in self.compiled:
             step = make_train_step(self.program.in_stage(stage), self.mesh)
             with self.goodput.spent("compile"):  # and waits for the other processes
