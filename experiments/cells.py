@@ -37,7 +37,7 @@ class Cell:
     def update_rule(self) -> str:
         """The local rule of the fast weights; "none" where there are none."""
         model = self.config.model
-        return model.gated_delta_net.update_rule if "gated_delta_net" in model.pattern else "none"
+        return model.gated_delta_net.update_rule if model.has_fast_weights else "none"
 
     @property
     def flops(self) -> int:

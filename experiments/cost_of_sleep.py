@@ -59,7 +59,7 @@ class CostConfig:
     def validate(self) -> None:
         """Raises UserError naming the field."""
         self.run.validate()
-        fits = "gated_delta_net" in self.run.model.pattern and self.run.sleep.cache == "evict"
+        fits = self.run.model.has_fast_weights and self.run.sleep.cache == "evict"
         require(fits, "run", self.run.model.pattern, "a hybrid with sleep.cache=evict")
         for name in ("rounds", "training_rounds"):
             require(getattr(self, name) >= 2, name, getattr(self, name), ">= 2")

@@ -34,21 +34,13 @@ _BACKWARD = flags.DEFINE_list(
 def _read_at(
     preset: Preset, passes: tuple[int, ...], thresholds: tuple[float, ...], sequences: int
 ) -> Preset:
-    train = dataclasses.replace(
-        preset.config.train,
+    read = presets.extremes(
+        preset,
         evaluate_passes=passes,
         halting_thresholds=thresholds,
         evaluation_sequences=sequences,
     )
-    return dataclasses.replace(
-        preset,
-        config=dataclasses.replace(preset.config, train=train),
-        passes=(1, max(preset.passes)),
-        depths=dict([*preset.depths.items()][:1]),
-        match=(),
-        evicted_seeds=(),
-        full_cache_seeds=(),
-    )
+    return dataclasses.replace(read, depths=dict([*preset.depths.items()][:1]), match=())
 
 
 def cpu() -> Preset:

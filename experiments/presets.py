@@ -102,6 +102,21 @@ def on_task(
     return dataclasses.replace(preset, config=config, depths=depths)
 
 
+def extremes(preset: Preset, **train: object) -> Preset:
+    """N = 1 and the largest N alone, no transformers; `train` are fields of TrainConfig."""
+    config = dataclasses.replace(
+        preset.config,
+        train=dataclasses.replace(preset.config.train, **train),  # type: ignore[arg-type]
+    )
+    return dataclasses.replace(
+        preset,
+        config=config,
+        passes=(1, max(preset.passes)),
+        evicted_seeds=(),
+        full_cache_seeds=(),
+    )
+
+
 def shrink(preset: Preset, task: Task) -> Preset:
     """The preset on another task, with a tiny model and 12 steps of 8 sequences; one seed each."""
     model = dataclasses.replace(

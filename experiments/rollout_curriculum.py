@@ -26,19 +26,8 @@ _ROLLOUT_STEPS = flags.DEFINE_list(
 
 
 def _on(preset: Preset, depths: dict[int, tuple[int, ...]], **train: object) -> Preset:
-    config = dataclasses.replace(
-        preset.config,
-        train=dataclasses.replace(preset.config.train, **train),  # type: ignore[arg-type]
-    )
-    return dataclasses.replace(
-        preset,
-        config=config,
-        passes=(1, max(preset.passes)),
-        depths=depths,
-        match=("tokens",),
-        evicted_seeds=(),
-        full_cache_seeds=(),
-    )
+    extremes = presets.extremes(preset, **train)
+    return dataclasses.replace(extremes, depths=depths, match=("tokens",))
 
 
 def cpu() -> Preset:

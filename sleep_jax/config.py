@@ -89,6 +89,10 @@ class ModelConfig:
     attention: AttentionConfig = AttentionConfig()
     gated_delta_net: GatedDeltaNetConfig = GatedDeltaNetConfig()
 
+    @property
+    def has_fast_weights(self) -> bool:
+        return "gated_delta_net" in self.pattern
+
     def validate(self) -> None:
         known = bool(self.pattern) and all(name in MIXERS for name in self.pattern)
         require(known, "model.pattern", ",".join(self.pattern), f"a list of {', '.join(MIXERS)}")
@@ -297,10 +301,10 @@ class RunConfig:
             "empty with sleep.cache=keep (nothing sleeps)",
         )
         halting = self.train.halting_thresholds
-        fits = self.sleep.cache == "evict" and "gated_delta_net" in self.model.pattern
+        fits = self.sleep.cache == "evict" and self.model.has_fast_weights
         allowed = "empty but for fast weights with sleep.cache=evict"
         require(not halting or fits, "train.halting_thresholds", halting, allowed)
-        possible = self.optimizer.trained == "all" or "gated_delta_net" in self.model.pattern
+        possible = self.optimizer.trained == "all" or self.model.has_fast_weights
         allowed = "all, or a model that has fast weights"
         require(possible, "optimizer.trained", self.optimizer.trained, allowed)
         self._validate_hard_eviction()
@@ -313,7 +317,7 @@ class RunConfig:
     def _validate_hard_eviction(self) -> None:
         """Raises UserError where there is nothing to warm up, or it would train what is frozen."""
         change = self.curriculum
-        slides = self.sleep.cache == "slide" and "gated_delta_net" in self.model.pattern
+        slides = self.sleep.cache == "slide" and self.model.has_fast_weights
         allowed = "0, or a hybrid with sleep.cache=slide"
         require(
             not change.hard_eviction or slides,
@@ -334,7 +338,7 @@ class RunConfig:
         weights = self.train.pretrained
         if not weights:
             return
-        possible = self.model.inserted or "gated_delta_net" not in self.model.pattern
+        possible = self.model.inserted or not self.model.has_fast_weights
         allowed = "true with train.pretrained: it has no weights for other fast-weight blocks"
         require(possible, "model.inserted", self.model.inserted, allowed)
         for field, needed in (("tokenizer", weights), ("vocabulary", "full")):

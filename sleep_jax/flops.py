@@ -89,7 +89,7 @@ def _in_blocks(
 
     if config.sleep.cache == "keep":
         return window(config.sequence_length)
-    remembers = slide or "gated_delta_net" in config.model.pattern
+    remembers = slide or config.model.has_fast_weights
     context = task.context_windows * passes * window(task.window) if remembers else 0
     return context + window(task.answer_length)
 

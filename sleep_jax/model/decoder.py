@@ -193,7 +193,7 @@ def shard(config: ModelConfig, shards: int) -> ModelConfig:
     split = {"model.mlp_hidden": config.mlp_hidden}
     if "attention" in config.pattern:
         split["model.attention.kv_heads"] = attention.kv_heads
-    if "gated_delta_net" in config.pattern:
+    if config.has_fast_weights:
         split["model.gated_delta_net.key_heads"] = delta.key_heads
     for field, value in split.items():
         if value % shards:
