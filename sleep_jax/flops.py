@@ -3,14 +3,15 @@
 Counted: the matrix products of Algorithm 1 (two operations a multiply-add), backward as twice the
 forward of the passes that it goes through, less the gradients of frozen weights. Not counted:
 rematerialisation (the same share of every hybrid run), norms, gates and other elementwise work, the
-embedding lookup, the optimizer. A transformer whose cache is evicted learns nothing from its
-context windows, so the compiler removes them and they are not counted either. Attention is counted
-for every pair of a token and a key at hand, masked or not. tests/test_flops.py holds this against
-the compiler's own count.
+embedding lookup, the optimizer. What nothing uses, the compiler removes, and it is not counted
+either: of the last pass over a window all that comes after the last state is written, and of a
+transformer whose cache is evicted the context windows. Attention is counted for every pair of a
+token and a key at hand, masked or not. tests/test_flops.py holds this against the compiler's own
+count.
 """
 
 import dataclasses
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,36 +20,37 @@ from sleep_jax.config import GatedDeltaNetConfig, ModelConfig, RunConfig
 from sleep_jax.curriculum import Stage, stages_by_step
 
 
-def block_flops(config: ModelConfig, mixer: str, length: int, kept: int = 0) -> int:
-    """Forward operations of one block on one window of `length` tokens of one sequence.
+class BlockFlops(NamedTuple):
+    """Forward operations of one block on one window of one sequence, in the order of the data."""
+
+    into: int  # products with weights ahead of the mixing: projections, gates, convolutions
+    write: int  # of the mixing, what the state after the window needs
+    read: int  # of the mixing, what only the block's output needs
+    out: int  # products with weights behind it: output projection and MLP
+
+
+def block_flops(config: ModelConfig, mixer: str, length: int, kept: int = 0) -> BlockFlops:
+    """Of one block on a window of `length` tokens.
 
     `kept` tokens of earlier windows have their keys and values at hand: L - 1 under "slide".
     """
-    if mixer == "attention":
-        a = config.attention
-        mixing = 2 * a.heads * a.head_dim * (kept + length)
-    else:
-        g = config.gated_delta_net
-        # Of the recurrence itself: read k (unless keys are not projected out), write, read q. The
-        # chunkwise form trades some of it for products within the chunk; the recurrence is what
-        # every implementation has to compute.
-        products = 2 if g.update_rule == "hebbian" else 3
-        mixing = products * g.value_heads * g.key_dim * g.value_dim
-    return weight_flops(config, mixer, length) + 2 * length * mixing
-
-
-def weight_flops(config: ModelConfig, mixer: str, length: int, kept: int = 0) -> int:
-    """The share of `block_flops` that are products with the block's weights; `kept` adds none."""
     d = config.d_model
+    mlp = 0 if config.inserted and mixer == "gated_delta_net" else 3 * d * config.mlp_hidden
     if mixer == "attention":
         a = config.attention
-        projections = d * a.head_dim * (2 * a.heads + 2 * a.kv_heads)
+        out = d * a.heads * a.head_dim
+        into, write = out + 2 * d * a.kv_heads * a.head_dim, 0
+        read = 2 * a.heads * a.head_dim * (kept + length)
     else:
         g = config.gated_delta_net
         key, value = g.key_heads * g.key_dim, g.value_heads * g.value_dim
-        projections = d * (2 * key + 3 * value) + _gates_and_convolutions(g, d)
-    mlp = 0 if config.inserted and mixer == "gated_delta_net" else 3 * d * config.mlp_hidden
-    return 2 * length * (mlp + projections)
+        into, out = d * (2 * key + 2 * value) + _gates_and_convolutions(g, d), d * value
+        # Of the recurrence itself: read k (unless keys are not projected out), write, read q. The
+        # chunkwise form trades some of it for products within the chunk; the recurrence is what
+        # every implementation has to compute.
+        read = g.value_heads * g.key_dim * g.value_dim
+        write = (1 if g.update_rule == "hebbian" else 2) * read
+    return BlockFlops(*(2 * length * part for part in (into, write, read, mlp + out)))
 
 
 def _gates_and_convolutions(g: GatedDeltaNetConfig, d: int) -> int:
@@ -69,28 +71,38 @@ def _gates_and_convolutions(g: GatedDeltaNetConfig, d: int) -> int:
 
 def forward_flops(config: RunConfig, passes: int) -> int:
     """Forward operations for one sequence: C context windows of N passes, one prediction window."""
-    return _unembedding(config) + _in_blocks(config, passes, config.model.pattern, block_flops)
+    return _unembedding(config) + _in_blocks(config, passes)
 
 
 def _unembedding(config: RunConfig) -> int:
     return 2 * config.task.answer_length * config.model.d_model * config.model.vocab_size
 
 
-def _in_blocks(
-    config: RunConfig, passes: int, mixers: tuple[str, ...], flops: Callable[..., int]
-) -> int:
-    """Sum over the windows of one sequence, passes and these blocks."""
-    task = config.task
+def _in_blocks(config: RunConfig, passes: int, frozen_weights: bool = False) -> int:
+    """Sum over the windows of one sequence, passes and blocks; or of frozen weights' products."""
+    task, model = config.task, config.model
     slide = config.sleep.cache == "slide"
     kept = task.window - 1 if slide else 0
 
+    def counted(mixer: str, length: int) -> BlockFlops:
+        block = block_flops(model, mixer, length, kept)
+        if not frozen_weights:
+            return block
+        return block._replace(write=0, read=0) if mixer == "attention" else BlockFlops(0, 0, 0, 0)
+
     def window(length: int) -> int:
-        return sum(flops(config.model, mixer, length, kept) for mixer in mixers)
+        return sum(sum(counted(mixer, length)) for mixer in model.pattern)
 
     if config.sleep.cache == "keep":
         return window(config.sequence_length)
-    remembers = slide or config.model.has_fast_weights
-    context = task.context_windows * passes * window(task.window) if remembers else 0
+    context = 0
+    if slide or model.has_fast_weights:
+        keeps_state = [slide or mixer != "attention" for mixer in model.pattern]
+        last = max(i for i, keeps in enumerate(keeps_state) if keeps)
+        discarded = counted(model.pattern[last], task.window)
+        beyond = sum(sum(counted(mixer, task.window)) for mixer in model.pattern[last + 1 :])
+        of_last_pass = discarded.read + discarded.out + beyond
+        context = task.context_windows * (passes * window(task.window) - of_last_pass)
     return context + window(task.answer_length)
 
 
@@ -98,8 +110,7 @@ def _frozen_flops(config: RunConfig, passes: int) -> int:
     """Operations of a backward of everything that only gradients of frozen weights would need."""
     if config.optimizer.trained == "all":
         return 0
-    frozen = tuple(mixer for mixer in config.model.pattern if mixer == "attention")
-    return _unembedding(config) + _in_blocks(config, passes, frozen, weight_flops)
+    return _unembedding(config) + _in_blocks(config, passes, frozen_weights=True)
 
 
 def training_flops_per_step(config: RunConfig) -> int:

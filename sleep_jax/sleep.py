@@ -87,10 +87,10 @@ def sleep(
         moved, _ = lax.scan(one_pass, lax.stop_gradient(carry), length=passes - backward)
         carry = jax.tree.map(_pass_gradient, carry, moved)
         passes = backward
-    if passes == 1:
-        carry, _ = one_pass(carry, None)
-    else:
-        carry, _ = lax.scan(one_pass, carry, length=passes)
+    # The last pass stands apart: of it only the state is used, so that the compiler can drop the rest.
+    if passes > 1:
+        carry, _ = lax.scan(one_pass, carry, length=passes - 1)
+    carry, _ = one_pass(carry, None)
     return model.evict(carry[1])
 
 

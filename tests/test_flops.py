@@ -35,7 +35,7 @@ def compiled_flops(config):
     + [(("attention", "gated_delta_net"), "gated_delta")],
 )
 def test_the_cost_of_a_pass_against_the_compiler(monkeypatch, pattern, rule):
-    """Two passes more, because XLA drops what only the discarded features of the last pass need."""
+    """One pass, of which XLA drops what only its discarded features need, and two passes more."""
     monkeypatch.setattr("sleep_jax.sleep.lax.scan", functools.partial(jax.lax.scan, unroll=True))
 
     def counts(passes):
@@ -48,7 +48,7 @@ def test_the_cost_of_a_pass_against_the_compiler(monkeypatch, pattern, rule):
 
     (ours_one, theirs_one), (ours_three, theirs_three) = counts(1), counts(3)
     assert 0.95 < (ours_three - ours_one) / (theirs_three - theirs_one) < 1.05
-    assert ours_one > theirs_one
+    assert 0.9 < ours_one / theirs_one < 1.05
 
 
 def test_gradients_of_frozen_weights_are_not_charged(monkeypatch):
@@ -90,7 +90,7 @@ def test_gradients_of_frozen_weights_are_not_charged(monkeypatch):
 def test_rules_differ_by_what_they_compute():
     """By hand, a token: heads 1 and 2, dimensions 8, d = 128, 8 hidden units, 4 taps."""
     cost = {
-        rule: flops.block_flops(tiny.with_rule(MODEL, rule), "gated_delta_net", 1) // 2
+        rule: sum(flops.block_flops(tiny.with_rule(MODEL, rule), "gated_delta_net", 1)) // 2
         for rule in UPDATE_RULES
     }
     more = {rule: cost[rule] - cost["gated_delta"] for rule in UPDATE_RULES}
@@ -109,7 +109,8 @@ def test_more_passes_cost_that_many_context_windows():
     one, two, four = (flops.forward_flops(config, n) for n in (1, 2, 4))
     assert four - two == 2 * (two - one)
     assert two - one == config.task.context_windows * sum(
-        flops.block_flops(config.model, mixer, config.task.window) for mixer in config.model.pattern
+        sum(flops.block_flops(config.model, mixer, config.task.window))
+        for mixer in config.model.pattern
     )
 
 
