@@ -59,7 +59,7 @@ freeze: $(test_extra)
 	@$(PYTHON) -m experiments.freeze --experiment=$(EXP) --preset=$(PRESET) $(ARGS)
 
 test: $(test_extra)
-	$(PYTHON) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
+	$(PYTHON) -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 test-multidevice: $(test_extra)
 	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(PYTHON) -m pytest --numprocesses=2 \

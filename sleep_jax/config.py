@@ -84,6 +84,10 @@ class ModelConfig:
     # The Gated DeltaNet blocks are additions to a trained stack of attention blocks: no MLP, and an
     # output projection of zeros at first, so that they change nothing before they are trained.
     inserted: bool = False
+    # (first, end): passes repeat only these blocks; those before run once, ahead of the first pass,
+    # those from `end` on once, behind the last. Empty: all are repeated. The paper repeats the
+    # middle 14 of 28 blocks of Jet-Nemotron, which was not trained in loops (Ouro was: all).
+    looped: tuple[int, ...] = ()
     # "auto" is bfloat16 where the device computes in it (TPU, GPU), float32 on CPU.
     activation_dtype: str = "auto"
     attention: AttentionConfig = AttentionConfig()
@@ -92,6 +96,12 @@ class ModelConfig:
     @property
     def has_fast_weights(self) -> bool:
         return "gated_delta_net" in self.pattern
+
+    @property
+    def loop(self) -> tuple[int, int]:
+        """The first block that passes repeat, and the one after the last."""
+        first, end = self.looped or (0, len(self.pattern))
+        return first, end
 
     def validate(self) -> None:
         known = bool(self.pattern) and all(name in MIXERS for name in self.pattern)
@@ -107,8 +117,19 @@ class ModelConfig:
             self.inserted,
             "false, or both mixers in model.pattern",
         )
+        self._validate_looped()
         self.attention.validate()
         self.gated_delta_net.validate()
+
+    def _validate_looped(self) -> None:
+        """Raises UserError where there is no such part, or repeating it would write nothing."""
+        last = len(self.pattern)
+        given = len(self.looped) == 2 and 0 <= self.looped[0] < self.looped[1] <= last
+        allowed = f"empty, or first,end with 0 <= first < end <= {last}"
+        require(not self.looped or given, "model.looped", self.looped, allowed)
+        first, end = self.loop
+        writes = "gated_delta_net" in self.pattern[first:end] or not self.has_fast_weights
+        require(writes, "model.looped", self.looped, "a part of model.pattern with fast weights")
 
 
 @dataclasses.dataclass(frozen=True)

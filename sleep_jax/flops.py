@@ -90,19 +90,20 @@ def _in_blocks(config: RunConfig, passes: int, frozen_weights: bool = False) -> 
             return block
         return block._replace(write=0, read=0) if mixer == "attention" else BlockFlops(0, 0, 0, 0)
 
-    def window(length: int) -> int:
-        return sum(sum(counted(mixer, length)) for mixer in model.pattern)
+    def window(length: int, mixers: tuple[str, ...] = model.pattern) -> int:
+        return sum(sum(counted(mixer, length)) for mixer in mixers)
 
     if config.sleep.cache == "keep":
         return window(config.sequence_length)
     context = 0
     if slide or model.has_fast_weights:
+        first, end = model.loop
+        again = (passes - 1) * window(task.window, model.pattern[first:end])
         keeps_state = [slide or mixer != "attention" for mixer in model.pattern]
         last = max(i for i, keeps in enumerate(keeps_state) if keeps)
-        discarded = counted(model.pattern[last], task.window)
-        beyond = sum(sum(counted(mixer, task.window)) for mixer in model.pattern[last + 1 :])
-        of_last_pass = discarded.read + discarded.out + beyond
-        context = task.context_windows * (passes * window(task.window) - of_last_pass)
+        ending = counted(model.pattern[last], task.window)
+        discarded = ending.read + ending.out + window(task.window, model.pattern[last + 1 :])
+        context = task.context_windows * (window(task.window) + again - discarded)
     return context + window(task.answer_length)
 
 

@@ -9,7 +9,7 @@ ordinary hybrid of sliding-window attention and SSM. They are those of the last 
 over a window sees what was kept before it. Prediction (`wake`) is one pass, in which N does not
 occur.
 
-The loop sees the model as four functions, bound in `Model`.
+The loop sees the model as a few functions, bound in `Model`.
 """
 
 import functools
@@ -24,24 +24,36 @@ from sleep_jax.config import ModelConfig, SleepConfig
 from sleep_jax.model import decoder
 from sleep_jax.model.decoder import Parameters, State
 
+Blocks = Callable[[jax.Array, State], tuple[jax.Array, State]]
+
 
 class Model(NamedTuple):
     """A model with its slow weights bound: `embed(tokens)`, `blocks(h, state)`, `unembed(h)`.
 
-    `evict(state)` is what is left of the state when a window is over.
+    `blocks` are `prelude`, `core` and `coda` one after the other; the passes of sleep repeat the
+    core, and mostly it is all there is. `evict(state)` is what is left of the state when a window
+    is over.
     """
 
     embed: Callable[[jax.Array], jax.Array]
-    blocks: Callable[[jax.Array, State], tuple[jax.Array, State]]
+    blocks: Blocks
+    prelude: Blocks
+    core: Blocks
+    coda: Blocks
     unembed: Callable[[jax.Array], jax.Array]
     evict: Callable[[State], State]
 
 
 def bind(config: ModelConfig, params: Parameters) -> Model:
     """The decoder with these parameters as a `Model`."""
+    first, end = config.loop
+    blocks = functools.partial(decoder.blocks, config, params)
     return Model(
         embed=functools.partial(decoder.embed, config, params),
-        blocks=functools.partial(decoder.blocks, config, params),
+        blocks=blocks,
+        prelude=functools.partial(blocks, stop=first),
+        core=functools.partial(blocks, start=first, stop=end),
+        coda=functools.partial(blocks, start=end),
         unembed=functools.partial(decoder.unembed, config, params),
         evict=functools.partial(decoder.evict, config),
     )
@@ -67,6 +79,8 @@ def sleep(
 ) -> State:
     """Runs N passes over one window and returns the state; the features are discarded.
 
+    What a pass repeats is the model's core; its prelude runs once before, its coda once behind.
+
     Args:
       h: `[B, L, D]`, the embedded window.
       state: on entry; its fast weights, float32, are never reset between passes.
@@ -75,23 +89,25 @@ def sleep(
       backward: k; the gradient goes through the last k passes and past the N - k before them as if
         they had changed nothing, so that it still reaches earlier windows. 0: through all.
     """
-    before = state
-    blocks = jax.checkpoint(model.blocks) if remat == "pass" else model.blocks
+    parts = (model.prelude, model.core, model.coda)
+    prelude, core, coda = map(jax.checkpoint, parts) if remat == "pass" else parts
+    carry = prelude(h, state)
+    _, before = carry
 
     def one_pass(carry, _):
         h, after = carry
-        return blocks(h, decoder.next_pass(before, after)), None
+        return core(h, decoder.next_pass(before, after)), None
 
-    carry = (h, state)
     if 0 < backward < passes:
         moved, _ = lax.scan(one_pass, lax.stop_gradient(carry), length=passes - backward)
         carry = jax.tree.map(_pass_gradient, carry, moved)
         passes = backward
-    # The last pass stands apart: of it only the state is used, so that the compiler can drop the rest.
+    # The last pass stands apart, so that the compiler can drop what only its features need.
     if passes > 1:
         carry, _ = lax.scan(one_pass, carry, length=passes - 1)
     carry, _ = one_pass(carry, None)
-    return model.evict(carry[1])
+    _, state = coda(*carry)
+    return model.evict(state)
 
 
 def _pass_gradient(before: jax.Array, after: jax.Array) -> jax.Array:
@@ -120,7 +136,7 @@ def sleep_until(
 
     def one_pass(carry, _):
         h, fast, used, awake = carry
-        h_next, fast_next = model.blocks(h, fast)
+        h_next, fast_next = model.core(h, fast)
         change = jax.tree.map(jnp.subtract, fast_next, fast)
         small = _norms(change) < threshold * _norms(fast_next)
         h, fast = jax.tree.map(
@@ -131,8 +147,9 @@ def sleep_until(
         return (h, fast, used + awake, awake & ~small), None
 
     rows = h.shape[0]
-    start = (h, state, jnp.zeros(rows, jnp.int32), jnp.ones(rows, bool))
-    (_, state, used, _), _ = lax.scan(one_pass, start, length=passes)
+    start = (*model.prelude(h, state), jnp.zeros(rows, jnp.int32), jnp.ones(rows, bool))
+    (h, state, used, _), _ = lax.scan(one_pass, start, length=passes)
+    _, state = model.coda(h, state)
     return model.evict(state), used
 
 

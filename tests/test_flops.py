@@ -30,18 +30,19 @@ def compiled_flops(config):
 
 
 @pytest.mark.parametrize(
-    "pattern, rule",
-    [(("gated_delta_net",), rule) for rule in UPDATE_RULES if rule != "gated_delta_negative"]
-    + [(("attention", "gated_delta_net"), "gated_delta")],
+    "pattern, rule, looped",
+    [(("gated_delta_net",), rule, ()) for rule in UPDATE_RULES if rule != "gated_delta_negative"]
+    + [(("attention", "gated_delta_net"), "gated_delta", ())]
+    + [(("attention", "gated_delta_net", "attention"), "gated_delta", (1, 2))],
 )
-def test_the_cost_of_a_pass_against_the_compiler(monkeypatch, pattern, rule):
+def test_the_cost_of_a_pass_against_the_compiler(monkeypatch, pattern, rule, looped):
     """One pass, of which XLA drops what only its discarded features need, and two passes more."""
     monkeypatch.setattr("sleep_jax.sleep.lax.scan", functools.partial(jax.lax.scan, unroll=True))
 
     def counts(passes):
         config = dataclasses.replace(
             tiny.run_config(),
-            model=dataclasses.replace(tiny.with_rule(MODEL, rule), pattern=pattern),
+            model=dataclasses.replace(tiny.with_rule(MODEL, rule), pattern=pattern, looped=looped),
             sleep=SleepConfig(passes=passes, remat="none"),
         )
         return flops.forward_flops(config, passes), compiled_flops(config)

@@ -220,3 +220,18 @@ def test_kernels_refuse_a_decay_a_channel(implementation):
     arrays = (jnp.asarray(x, jnp.float32) for x in Case(7, channels=True).draw()[0])
     with pytest.raises(ValueError, match="does not take a decay a channel; implementation='xla'"):
         gated_delta_rule(*arrays, implementation=implementation)
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_on_cpu_nothing_waits_for_a_pool_of_threads_that_it_occupies(channels):
+    """LAPACK's calls do in jaxlib 0.10, and a program with several at a time hangs."""
+    arguments = [
+        jnp.asarray(x, jnp.float32) for x in Case(24, dtype="float32", channels=channels).draw()[0]
+    ]
+
+    def loss(*arguments):
+        output, state = gated_delta_rule(*arguments, implementation="xla")
+        return jnp.sum(output) + jnp.sum(state)
+
+    gradient = jax.jit(jax.grad(loss, argnums=range(6)))
+    assert "custom_call_target" not in gradient.lower(*arguments).compile().as_text()

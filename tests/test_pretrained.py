@@ -162,8 +162,14 @@ def refused(assignments, config: RunConfig = CONFIG):
         ("model.attention.rope_theta=1e4", "model.attention.rope_theta=10000.0 is not possible; "),
         ("model.attention.kv_heads=4", "model.attention.kv_heads=4 is not possible; allowed: 2, "),
         ("model.vocab_size=2000", "model.vocab_size=2000 is not possible; allowed: 1272, with"),
-        ("model.pattern=attention,gated_delta_net", "model.pattern has 1 attention blocks; allow"),
-        ("model.pattern=attention", "model.inserted=True is not possible; allowed: false, or both"),
+        (
+            "model.pattern=attention,gated_delta_net,gated_delta_net",
+            "model.pattern has 1 attention blocks; allow",
+        ),
+        (
+            "model.pattern=attention,attention,attention",
+            "model.inserted=True is not possible; allowed: false, or both",
+        ),
         ("model.inserted=false", "model.inserted=False is not possible; allowed: true with train"),
         ("optimizer.trained=some", "optimizer.trained='some' is not possible; allowed: all, fast"),
         ("task.vocabulary=compact", "task.vocabulary='compact' is not possible; allowed: 'full' "),

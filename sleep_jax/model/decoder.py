@@ -61,9 +61,11 @@ class Decoder(nn.Module):
     def embed(self, tokens: jax.Array) -> jax.Array:
         return self.embedding[tokens].astype(activation_dtype(self.config))
 
-    def blocks(self, h: jax.Array, state: State) -> tuple[jax.Array, State]:
+    def blocks(
+        self, h: jax.Array, state: State, start: int = 0, stop: int | None = None
+    ) -> tuple[jax.Array, State]:
         new = dict(state)
-        for name, layer in zip(self.names, self.layers, strict=True):
+        for name, layer in zip(self.names[start:stop], self.layers[start:stop], strict=True):
             h, renewed = layer(h, state.get(name))
             if renewed is not None:
                 new[name] = renewed
@@ -244,10 +246,18 @@ def embed(config: ModelConfig, params: Parameters, tokens: jax.Array) -> jax.Arr
 
 
 def blocks(
-    config: ModelConfig, params: Parameters, h: jax.Array, state: State
+    config: ModelConfig,
+    params: Parameters,
+    h: jax.Array,
+    state: State,
+    start: int = 0,
+    stop: int | None = None,
 ) -> tuple[jax.Array, State]:
-    """One pass of all blocks over one window: `h [B, L, D]` and the state, both renewed."""
-    return _apply(config, params, "blocks", h, state)
+    """One pass over one window: `h [B, L, D]` and the state, both renewed.
+
+    Of all blocks, or of those from `start` up to `stop`, which leave the state of others alone.
+    """
+    return _apply(config, params, "blocks", h, state, start, stop)
 
 
 def unembed(config: ModelConfig, params: Parameters, h: jax.Array) -> jax.Array:

@@ -68,6 +68,7 @@ def with_fast_weights(base: ModelConfig, model: ModelConfig) -> ModelConfig:
         base,
         pattern=model.pattern,
         inserted=model.inserted,
+        looped=model.looped,
         activation_dtype=model.activation_dtype,
         gated_delta_net=model.gated_delta_net,
     )
