@@ -29,7 +29,7 @@ def cpu() -> Preset:
         difficulty="hard", modes="forward", max_operations=4, target_length=192, window=64
     )
     return presets.on_task(
-        presets.cpu(), task, {4: (0, 1, 2)}, batch_size=32, tokens=1_500_000, evaluations=6
+        presets.cpu(), task, {4: (0, 1, 2)}, batch_size=32, tokens=900_000, evaluations=6
     )
 
 

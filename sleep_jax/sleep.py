@@ -105,8 +105,8 @@ def sleep(
     # The last pass stands apart, so that the compiler can drop what only its features need.
     if passes > 1:
         carry, _ = lax.scan(one_pass, carry, length=passes - 1)
-    carry, _ = one_pass(carry, None)
-    _, state = coda(*carry)
+    (h, state), _ = one_pass(carry, None)
+    _, state = coda(h, state)
     return model.evict(state)
 
 
