@@ -57,7 +57,7 @@ def test_a_gradient_cut_short_is_that_of_passes_replaced_by_constants(params, pa
             carry = blocks(*carry)
         fast = carry[1]
 
-    # Compiled piece by piece: the whole, unrolled, takes ten times as long.
+    # Compiled piece by piece, not as one unrolled program.
     one_pass = jax.jit(lambda params, h, fast: sleep.bind(tiny.MODEL, params).blocks(h, fast))
     answer = jax.jit(lambda params, fast: of_logits(sleep.bind(tiny.MODEL, params), fast))
 
