@@ -34,7 +34,7 @@ def by_depth(results: dict[str, Any], path: Path) -> None:
         if shown:
             for axis, depth in zip(axes.T, depths, strict=True):
                 _draw_depth(axis, results["rows"], shown, depth)
-            legend(figure, axes[1, 0], columns=len(shown) + 1, floor="guess among the nodes")
+            legend(figure, axes[1, 0], columns=len(shown) + 1, floor="floor")
             figure.supxlabel(_caption(shown), fontsize=6)
         else:
             figure.supxlabel("no finished cell", fontsize=6)
