@@ -168,7 +168,9 @@ def test_a_training_step_for_v5e(tmp_path):
     assert (result["devices"], result["chip"]["name"]) == (4, "v5e")
     assert row["cost"]["kernels"] == {
         "gated_delta_rule_backward": 9,
-        "gated_delta_rule_forward": 2 * 8 + 1,  # once more where a pass is rematerialised
+        # Once more where a pass is rematerialised, but for the last over a window: of what that
+        # pass reads nothing is used, and the backward of what it writes needs its inputs alone.
+        "gated_delta_rule_forward": 8 + 1 + 4,
     }
     # Replicated parameters: one sum of all gradients and of two scalars, none in a loop.
     reduced = [c for c in row["cost"]["collectives"] if c["kind"] == "all-reduce"]

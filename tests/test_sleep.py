@@ -98,14 +98,14 @@ def test_nothing_but_the_fast_weights_crosses_a_boundary(rule, held):
     config = tiny.with_rule(tiny.MODEL, rule)
     bound = sleep.bind(config, decoder.init(config, jax.random.key(0)))
 
-    def blocks(h, fast):
-        h, fast = bound.blocks(h, fast)
+    def core(h, fast):
+        h, fast = bound.core(h, fast)
         return h, jax.lax.stop_gradient(fast) if held else fast
 
     def prediction(embedded):
         # The "tokens" of window i are its index, so that embed can hand out perturbed features.
         windows = jnp.broadcast_to(jnp.arange(WINDOWS)[None, :, None], (BATCH, WINDOWS, 1))
-        model = bound._replace(embed=lambda tokens: embedded[:, tokens[0, 0]], blocks=blocks)
+        model = bound._replace(embed=lambda tokens: embedded[:, tokens[0, 0]], core=core)
         fast = sleep.read(model, windows, no_fast(), SleepConfig(passes=2))
         return jnp.sum(sleep.wake(bound, TOKENS, fast)[0] ** 2)
 

@@ -240,7 +240,7 @@ def test_a_sliding_window_costs_the_keys_it_keeps(monkeypatch):
     """Two passes more, counted by the compiler, as in test_flops.py."""
     monkeypatch.setattr("sleep_jax.sleep.lax.scan", functools.partial(jax.lax.scan, unroll=True))
     # Mostly attention, in a window long enough that its products dwarf what is not counted.
-    attention = dataclasses.replace(MODEL.attention, head_dim=256)
+    attention = dataclasses.replace(MODEL.attention, head_dim=1024)
     wide = dataclasses.replace(MODEL, pattern=PATTERN[:2], d_model=32, attention=attention)
     task = Rule110Config(width=24, window=24, strings=2)
 
