@@ -4,6 +4,7 @@ The docstring of a preset gives its command, hardware, measured time and expecte
 """
 
 import dataclasses
+import importlib.metadata
 import os
 from collections.abc import Callable
 
@@ -24,7 +25,9 @@ from sleep_jax.tasks.task import Task
 CPU_XLA_FLAGS = "--xla_backend_optimization_level=1"
 # For what is compiled and hardly run: three times as fast to compile as level 0 alone, code 4 times
 # as slow as above.
-FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+FAST_COMPILATION = "--xla_backend_optimization_level=0"
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    FAST_COMPILATION += " --xla_cpu_use_fusion_emitters=false"  # jaxlib 0.11 aborts: unknown flag
 
 
 @dataclasses.dataclass(frozen=True)
