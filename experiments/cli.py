@@ -52,9 +52,10 @@ def run(
 
 
 def own_flags(values: flags.FlagValues = flags.FLAGS) -> list[flags.Flag]:
-    """The suite's flags, without those that absl defines for every program."""
+    """The suite's flags, without those that absl, grain and orbax define for every program."""
     modules = values.flags_by_module_dict()
-    return [flag for name in modules if not name.startswith("absl.") for flag in modules[name]]
+    ours = ("experiments.", sys.argv[0])  # absl's name for the module that is run by `-m`
+    return [flag for name in modules if name.startswith(ours) for flag in modules[name]]
 
 
 def parse_numbers(name: str, values: Sequence[str], low: int, meaning: str) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from experiments.aot import cost, hlo, jobs
 from experiments.aot.roofline import roofline
 from sleep_jax.chips import CHIPS, Chip
 from sleep_jax.model.decoder import count_parameters
+from tests.from_outside import ends
 
 ROOT = Path(__file__).parent.parent
 FIXTURE = Path(__file__).parent / "fixtures" / "aot" / "nested_loops.hlo"
@@ -251,7 +252,7 @@ def test_parameters_split_over_64_devices(tmp_path):
     ],
 )
 def test_bad_input_is_one_line(argument, message):
-    result = aot(argument)
+    result = ends("experiments.aot", argument)
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: {message}") and result.stderr.count("\n") == 1
 

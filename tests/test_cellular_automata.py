@@ -16,6 +16,7 @@ import pytest
 from chex import assert_trees_all_equal
 
 from sleep_jax.claims import Held, claimed
+from tests.from_outside import ends
 
 ROOT = Path(__file__).parent.parent
 # What one sweep has compiled, the next ones need not.
@@ -23,9 +24,12 @@ CACHE = tempfile.TemporaryDirectory(prefix="compilation_cache")
 ENVIRONMENT = {**os.environ, "JAX_COMPILATION_CACHE_DIR": CACHE.name}
 
 
+def arguments(workdir, *flags):
+    return ["experiments", "cellular_automata", "--preset=smoke", f"--workdir={workdir}", *flags]
+
+
 def command(workdir, *flags):
-    return [sys.executable, "-m", "experiments", "cellular_automata", "--preset=smoke",
-            f"--workdir={workdir}", *flags]  # fmt: skip
+    return [sys.executable, "-m", *arguments(workdir, *flags)]
 
 
 def run(workdir, *flags):
@@ -75,6 +79,7 @@ def test_a_sweep_writes_everything_that_it_promises(sweep):
         assert (cell / name).stat().st_size > 100, name
     environment = json.loads((cell / "environment.json").read_text())
     assert "HOME" not in json.dumps(environment) and environment["flags"]["preset"] == "smoke"
+    assert not [name for name in environment["flags"] if name.startswith(("grain", "orbax"))]
 
 
 def test_a_finished_sweep_is_not_run_again(sweep):
@@ -89,7 +94,7 @@ def test_a_finished_sweep_is_not_run_again(sweep):
 def test_another_configuration_in_the_same_place_is_refused(sweep):
     workdir, _, directory = sweep
     before = (directory / "results.json").read_bytes()
-    result = run(workdir, "--set=optimizer.muon_learning_rate=0.5")
+    result = ends(*arguments(workdir, "--set=optimizer.muon_learning_rate=0.5"))
     assert result.returncode == 2
     assert "optimizer.muon_learning_rate=0.01, asked was 0.5" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
@@ -245,7 +250,7 @@ BAD = [
 
 @pytest.mark.parametrize("flags, message", BAD, ids=[" ".join(flags) for flags, _ in BAD])
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
-    result = run(tmp_path, *flags)
+    result = ends(*arguments(tmp_path, *flags))
     assert result.returncode == 2
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], result.stderr
@@ -253,9 +258,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
 
 
 def test_an_unknown_experiment_lists_the_known_ones():
-    result = subprocess.run(
-        [sys.executable, "-m", "experiments", "dreams"], cwd=ROOT, capture_output=True, text=True
-    )
+    result = ends("experiments", "dreams")
     assert result.returncode == 2
     allowed = "cellular_automata, depo, gsm_infinite, smollm2_gsm, local_rules, "
     allowed += "local_rules_depo, elastic_sleep, rollout_curriculum, cost_of_sleep"
@@ -263,7 +266,7 @@ def test_an_unknown_experiment_lists_the_known_ones():
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
-    result = run(tmp_path, "--dry_run")
+    result = ends(*arguments(tmp_path, "--dry_run"))
     assert result.returncode == 0
     assert "9 runs" in result.stdout and "hybrid-N1-t1-W7-s0-flops" in result.stdout
     assert not list(tmp_path.iterdir())

@@ -8,17 +8,18 @@ import sys
 import pytest
 
 from experiments.report import build, cost
+from tests.from_outside import ends
 
 ALONE = {**os.environ, "XLA_FLAGS": ""}
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "experiments", "cost_of_sleep", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=ALONE)
+def arguments(*flags):
+    return ["experiments", "cost_of_sleep", "--preset=smoke", *flags]
 
 
 def test_smoke(tmp_path):
-    done = run("--preset=smoke", f"--workdir={tmp_path}")
+    command = [sys.executable, "-m", *arguments(f"--workdir={tmp_path}")]
+    done = subprocess.run(command, capture_output=True, text=True, env=ALONE)
     assert done.returncode == 0, done.stderr
     directory = tmp_path / "cost_of_sleep" / "smoke"
     results = json.loads((directory / "results.json").read_text())
@@ -54,7 +55,7 @@ def test_smoke(tmp_path):
     ],
 )
 def test_bad_input(argument, message, tmp_path):
-    done = run("--preset=smoke", f"--workdir={tmp_path}", argument)
+    done = ends(*arguments(f"--workdir={tmp_path}", argument))
     assert done.returncode == 2 and message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

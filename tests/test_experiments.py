@@ -11,6 +11,7 @@ import pytest
 
 from experiments import depo
 from sleep_jax.training.evaluation import evaluation_sequences
+from tests.from_outside import ends
 
 ROOT = Path(__file__).parent.parent
 
@@ -72,20 +73,15 @@ def test_smoke_preset_of_what_changes_in_the_course_of_a_run(tmp_path, name, cel
     ],
 )
 def test_impossible_flags_end_in_one_line(tmp_path, name, flag):
-    command = [sys.executable, "-m", "experiments", name, flag, f"--workdir={tmp_path}"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = ends("experiments", name, flag, f"--workdir={tmp_path}")
     assert result.returncode == 2 and not list(tmp_path.iterdir())
     (line,) = result.stderr.strip().splitlines()
     assert flag in line and "allowed: " in line
 
 
 def test_a_frozen_split_is_evaluated_on_and_a_damaged_one_refused(tmp_path):
-    def run(module, *flags):
-        command = [sys.executable, "-m", *module.split(), *flags]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
     freeze = ("--experiment=depo", "--preset=smoke", "--count=64", f"--data_dir={tmp_path / 'f'}")
-    done = run("experiments.freeze", *freeze)
+    done = ends("experiments.freeze", *freeze)
     assert done.returncode == 0, done.stderr
     directory = Path(done.stdout.strip().splitlines()[-1])
     assert (directory / "metadata.json").exists()
@@ -100,8 +96,8 @@ def test_a_frozen_split_is_evaluated_on_and_a_damaged_one_refused(tmp_path):
     content[len(content) // 2] ^= 1
     record.write_bytes(content)
     sweep = ("--preset=smoke", f"--workdir={tmp_path}", f"--set=train.evaluation_data={directory}")
-    done = run("experiments depo", *sweep)
+    done = ends("experiments", "depo", *sweep)
     assert done.returncode == 2 and str(directory) in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "depo" / "smoke").exists()
-    done = run("experiments.freeze", "--experiment=dreams")
+    done = ends("experiments.freeze", "--experiment=dreams")
     assert done.returncode == 2 and "--experiment=dreams is unknown; allowed: cel" in done.stderr

@@ -11,22 +11,26 @@ import pytest
 
 from experiments.report import depths, kinds, rule110, rules
 from sleep_jax.config import UPDATE_RULES
+from tests.from_outside import ends
 from tests.test_report_depths import row as depo_row
 
 ROOT = Path(__file__).parent.parent
 FLOOR = 0.1
 
 
+def arguments(experiment, workdir, *flags):
+    return ["experiments", experiment, "--preset=smoke", f"--workdir={workdir}", *flags]
+
+
 def run(experiment, workdir, *flags):
     return subprocess.run(
-        [sys.executable, "-m", "experiments", experiment, "--preset=smoke", f"--workdir={workdir}",
-         *flags],
+        [sys.executable, "-m", *arguments(experiment, workdir, *flags)],
         cwd=ROOT,
         env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(workdir / "cache")},
         capture_output=True,
         text=True,
         timeout=600,
-    )  # fmt: skip
+    )
 
 
 def test_the_smoke_preset_compares_the_rules_that_are_named(tmp_path):
@@ -49,7 +53,7 @@ def test_the_smoke_preset_compares_the_rules_that_are_named(tmp_path):
 
 
 def test_every_rule_is_planned_and_no_transformer(tmp_path):
-    result = run("local_rules", tmp_path, "--seeds=0,1", "--dry_run")
+    result = ends(*arguments("local_rules", tmp_path, "--seeds=0,1", "--dry_run"))
     cells = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("hybrid")]
     rules = ["" if r == "gated_delta" else f"-{r}".replace("_", "-") for r in UPDATE_RULES]
     assert cells == [f"hybrid{rule}-N1-t1-W7-s{seed}" for rule in rules for seed in (0, 1)]
@@ -79,7 +83,7 @@ BAD = [
 
 @pytest.mark.parametrize("flag, message", BAD, ids=[flag for flag, _ in BAD])
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flag, message):
-    result = run("local_rules", tmp_path, flag)
+    result = ends(*arguments("local_rules", tmp_path, flag))
     assert result.returncode == 2
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ") and message in line

@@ -28,6 +28,7 @@ from sleep_jax.pretrained import files, gguf_file, llama, standin, tokenizer
 from sleep_jax.tasks.gsm_infinite.task import GsmInfiniteConfig
 from sleep_jax.training.checkpoint import Checkpoints
 from sleep_jax.training.optimizer import labels, optimizer, path_name
+from tests.from_outside import ends
 
 ROOT = Path(__file__).parent.parent
 CONFIG = binary.at_depth(smollm2_gsm.EXPERIMENT, smollm2_gsm.smoke(), 2)
@@ -299,16 +300,13 @@ def test_no_file_of_a_checkpoint_exceeds_16_mib(tmp_path):
 
 
 def test_the_smoke_preset_from_outside(tmp_path):
-    def run(*flags):
-        command = [sys.executable, "-m", "experiments", "smollm2_gsm", "--preset=smoke"]
-        command += [f"--workdir={tmp_path}", *flags]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-
-    done = run("--set=train.pretrained=no.gguf", "--set=task.tokenizer=no.gguf")
+    arguments = ("experiments", "smollm2_gsm", "--preset=smoke", f"--workdir={tmp_path}")
+    done = ends(*arguments, "--set=train.pretrained=no.gguf", "--set=task.tokenizer=no.gguf")
     (line,) = done.stderr.strip().splitlines()
     assert done.returncode == 2 and line.startswith("error: task.tokenizer='no.gguf' is no GGUF")
     assert not list(tmp_path.iterdir())
-    done = run("--passes=2")
+    command = [sys.executable, "-m", *arguments, "--passes=2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     directory = tmp_path / "smollm2_gsm" / "smoke"
     (row,) = json.loads((directory / "results.json").read_text())["rows"]

@@ -11,6 +11,7 @@ by block name of what the blocks remember, and it alone decides what they can se
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -44,9 +45,8 @@ class Decoder(nn.Module):
             ("vocab", "embed"),
             (c.vocab_size, c.d_model),
         )
-        self.names = [block_name(i, mixer) for i, mixer in enumerate(c.pattern)]
         self.layers = [
-            Block(c, mixer, name=name) for name, mixer in zip(self.names, c.pattern, strict=True)
+            Block(c, mixer, name=block_name(i, mixer)) for i, mixer in enumerate(c.pattern)
         ]
         self.final_norm = RMSNorm(c.norm_eps)
         if not c.tied_embeddings:
@@ -61,25 +61,17 @@ class Decoder(nn.Module):
     def embed(self, tokens: jax.Array) -> jax.Array:
         return self.embedding[tokens].astype(activation_dtype(self.config))
 
-    def blocks(
-        self, h: jax.Array, state: State, start: int = 0, stop: int | None = None
-    ) -> tuple[jax.Array, State]:
-        new = dict(state)
-        for name, layer in zip(self.names[start:stop], self.layers[start:stop], strict=True):
-            h, renewed = layer(h, state.get(name))
-            if renewed is not None:
-                new[name] = renewed
-        return h, new
-
     def unembed(self, h: jax.Array) -> jax.Array:
         h = self.final_norm(h)
         dtype = jnp.promote_types(h.dtype, jnp.float32)
         matrix = self.embedding.T if self.config.tied_embeddings else self.unembedding
         return jnp.matmul(h, matrix.astype(h.dtype), preferred_element_type=dtype)
 
-    def __call__(self, tokens: jax.Array, state: State) -> tuple[jax.Array, State]:
-        h, state = self.blocks(self.embed(tokens), state)
-        return self.unembed(h), state
+    def __call__(self, tokens: jax.Array, state: State) -> jax.Array:
+        h = self.embed(tokens)
+        for layer in self.layers:
+            h, _ = layer(h, state.get(layer.name))
+        return self.unembed(h)
 
 
 class Block(nn.Module):
@@ -154,10 +146,8 @@ def with_cache(
         if mixer == "attention":
             state[name] = KeyValues(cache, cache, start=at, end=at, span=span)
         else:
-            tails = (
-                jnp.zeros((batch, g.conv_width - 1, size), dtype) for size in convolved(g).values()
-            )
-            state[name] = GatedDeltaNetState(fast[name], tuple(tails))
+            tail = (batch, g.conv_width - 1, sum(convolved(g).values()))
+            state[name] = GatedDeltaNetState(fast[name], jnp.zeros(tail, dtype))
     return state
 
 
@@ -257,7 +247,21 @@ def blocks(
 
     Of all blocks, or of those from `start` up to `stop`, which leave the state of others alone.
     """
-    return _apply(config, params, "blocks", h, state, start, stop)
+    new = dict(state)
+    for index in range(len(config.pattern))[start:stop]:
+        name = block_name(index, config.pattern[index])
+        with jax.named_scope(name):
+            h, renewed = _block(config, config.pattern[index], params[name], h, state.get(name))
+        if renewed is not None:
+            new[name] = renewed
+    return h, new
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _block(config: ModelConfig, mixer: str, params: Parameters, h: jax.Array, state: Any) -> Any:
+    # Its own function, so that blocks of one kind are traced and lowered once, not once a block,
+    # pass and window; XLA inlines it.
+    return Block(config, mixer).apply({"params": params}, h, state)
 
 
 def unembed(config: ModelConfig, params: Parameters, h: jax.Array) -> jax.Array:

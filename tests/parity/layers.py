@@ -15,8 +15,8 @@ import numpy as np
 
 from pallas_kernels import gated_delta_rule
 from sleep_jax.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
+from sleep_jax.model import decoder
 from sleep_jax.model.attention import Attention
-from sleep_jax.model.decoder import Decoder
 from sleep_jax.model.gated_delta_net import GatedDeltaNet, l2_normalise
 from sleep_jax.model.layers import RMSNorm, SwiGLU
 from tests.parity import BATCH, D_MODEL, VOCAB, Case
@@ -147,10 +147,13 @@ def _forward(case: Case) -> Callable[[dict, dict], dict[str, Any]]:
                 activation_dtype="float32",
                 attention=AttentionConfig(**sizes),
             )
-            model = Decoder(config)
-            return lambda params, inputs: {
-                "y": model.apply({"params": params}, inputs["tokens"], {})[0]
-            }
+
+            def whole(params, inputs):
+                h = decoder.embed(config, params, inputs["tokens"])
+                h, _ = decoder.blocks(config, params, h, {})
+                return {"y": decoder.unembed(config, params, h)}
+
+            return whole
     raise ValueError(f"layer={case.layer!r} is unknown")
 
 
