@@ -24,7 +24,7 @@ def arguments(experiment, workdir, *flags):
 
 def run(experiment, workdir, *flags):
     return subprocess.run(
-        [sys.executable, "-m", *arguments(experiment, workdir, *flags)],
+        [sys.executable, "-m", *arguments(experiment, workdir, *flags), "--jobs=1"],
         cwd=ROOT,
         env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(workdir / "cache")},
         capture_output=True,
