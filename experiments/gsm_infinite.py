@@ -34,10 +34,16 @@ def cpu() -> Preset:
 
 
 def smoke() -> Preset:
-    """Every part of the real thing, too short to learn. Used by the tests."""
+    """The real thing without transformers (depo's has them), too short to learn; for the tests."""
     preset = cpu()
     task = dataclasses.replace(preset.config.task, max_operations=2)
-    return dataclasses.replace(presets.shrink(preset, task), match=("tokens",), depths={2: (0,)})
+    return dataclasses.replace(
+        presets.shrink(preset, task),
+        match=("tokens",),
+        depths={2: (0,)},
+        evicted_seeds=(),
+        full_cache_seeds=(),
+    )
 
 
 def _about(task: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+# Of sweeps that are started as a user starts them.
+ENVIRONMENT = {**os.environ, "JAX_COMPILATION_CACHE_DIR": os.environ["SWEEP_CACHE"]}
 # Importing is most of what a refusal takes, three seconds; forks of one process that has done it
 # start at once. It has imported no module that defines flags: those differ by binary.
 _FORKS = multiprocessing.get_context("forkserver")

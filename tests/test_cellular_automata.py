@@ -1,13 +1,11 @@
 """The binary from outside: a whole sweep, kills, and bad input."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,12 +14,9 @@ import pytest
 from chex import assert_trees_all_equal
 
 from sleep_jax.claims import Held, claimed
-from tests.from_outside import ends
+from tests.from_outside import ENVIRONMENT, ends
 
 ROOT = Path(__file__).parent.parent
-# What one sweep has compiled, the next ones need not.
-CACHE = tempfile.TemporaryDirectory(prefix="compilation_cache")
-ENVIRONMENT = {**os.environ, "JAX_COMPILATION_CACHE_DIR": CACHE.name}
 
 
 def arguments(workdir, *flags):
@@ -222,7 +217,6 @@ BAD = [
     (["--preset=huge"], "--preset=huge is unknown; allowed: cpu, smoke, h100, paper"),
     (["--nope=1"], "Unknown command line flag 'nope'; allowed: --data, --fsdp, --tensor,"),
     (["--coordinator=here"], "--coordinator=here is not possible; allowed: host:port, or auto"),
-    (["--coordinator=auto"], "--coordinator=auto finds no cluster"),
     (["--process_id=1"], "--process_id=1 needs --coordinator=host:port"),
     (["--passes=0"], "--passes=0 is not possible; allowed: whole numbers N >= 1"),
     (["--passes=1,x"], "--passes=x is not possible"),
@@ -255,6 +249,14 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], result.stderr
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_where_no_cluster_is_it_says_so(tmp_path):
+    """In a process of its own: JAX, asked for a cluster, ends it in its own way."""
+    result = run(tmp_path, "--coordinator=auto")
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: --coordinator=auto finds no cluster")
 
 
 def test_an_unknown_experiment_lists_the_known_ones():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from experiments import depo
 from sleep_jax.training.evaluation import evaluation_sequences
-from tests.from_outside import ends
+from tests.from_outside import ENVIRONMENT, ends
 
 ROOT = Path(__file__).parent.parent
 # Cells one after the other: a second process would import and trace everything once more.
@@ -19,14 +18,14 @@ SMOKE = ("--preset=smoke", "--jobs=1")
 
 
 @pytest.mark.parametrize(
-    "name, depths, picture",
-    [("depo", ["1", "2"], "by_depth.png"), ("gsm_infinite", ["1", "2"], "by_depth.png")],
+    "name, cells, depths, picture",
+    [("depo", 5, ["1", "2"], "by_depth.png"), ("gsm_infinite", 3, ["1", "2"], "by_depth.png")],
 )
-def test_smoke_preset_writes_results_by_depth(tmp_path, name, depths, picture):
+def test_smoke_preset_writes_results_by_depth(tmp_path, name, cells, depths, picture):
     result = subprocess.run(
         [sys.executable, "-m", "experiments", name, *SMOKE, f"--workdir={tmp_path}"],
         cwd=ROOT,
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=600,
@@ -34,7 +33,7 @@ def test_smoke_preset_writes_results_by_depth(tmp_path, name, depths, picture):
     assert result.returncode == 0, result.stderr
     directory = tmp_path / name / "smoke"
     results = json.loads((directory / "results.json").read_text())
-    assert results["missing"] == [] and len(results["rows"]) == 5
+    assert results["missing"] == [] and len(results["rows"]) == cells
     for row in results["rows"]:
         assert sorted(row["by_depth"]) == depths
         counts = [at["answers"] for at in row["by_depth"].values()]
@@ -57,7 +56,9 @@ def test_smoke_preset_of_what_changes_in_the_course_of_a_run(tmp_path, name, cel
     flags = [*SMOKE, f"--workdir={tmp_path}"]
     flags += ["--drawn_passes=1,2", "--backward_passes=1"] if name == "elastic_sleep" else []
     command = [sys.executable, "-m", "experiments", name, *flags]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    result = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
+    )
     assert result.returncode == 0, result.stderr
     directory = tmp_path / name / "smoke"
     results = json.loads((directory / "results.json").read_text())

@@ -1,7 +1,6 @@
 """The comparison of local rules: its smoke presets and bad input from outside, and its report."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 
 from experiments.report import depths, kinds, rule110, rules
 from sleep_jax.config import UPDATE_RULES
-from tests.from_outside import ends
+from tests.from_outside import ENVIRONMENT, ends
 from tests.test_report_depths import row as depo_row
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +25,7 @@ def run(experiment, workdir, *flags):
     return subprocess.run(
         [sys.executable, "-m", *arguments(experiment, workdir, *flags), "--jobs=1"],
         cwd=ROOT,
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(workdir / "cache")},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=600,

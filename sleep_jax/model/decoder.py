@@ -146,8 +146,10 @@ def with_cache(
         if mixer == "attention":
             state[name] = KeyValues(cache, cache, start=at, end=at, span=span)
         else:
-            tail = (batch, g.conv_width - 1, sum(convolved(g).values()))
-            state[name] = GatedDeltaNetState(fast[name], jnp.zeros(tail, dtype))
+            tails = (
+                jnp.zeros((batch, g.conv_width - 1, size), dtype) for size in convolved(g).values()
+            )
+            state[name] = GatedDeltaNetState(fast[name], tuple(tails))
     return state
 
 

@@ -15,8 +15,6 @@ As defined by Yang, Kautz, Hatamizadeh (arXiv 2412.06464) and implemented for Qw
   (Jet-Nemotron, arXiv 2508.15884).
 """
 
-import itertools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,12 +30,12 @@ L2_EPS = 1e-6
 class GatedDeltaNetState(struct.PyTreeNode):
     """What a block needs to go on in the middle of a text: more than its fast weights.
 
-    `fast` is `[B, Hv, Dk, Dv]` float32, `tail` the last width - 1 inputs of the convolution,
-    `[B, width - 1, features]`: side by side what `convolved` names.
+    `fast` is `[B, Hv, Dk, Dv]` float32, `tails` the last width - 1 inputs of the convolutions, each
+    `[B, width - 1, features]` as in `convolved`.
     """
 
     fast: jax.Array
-    tail: jax.Array
+    tails: tuple[jax.Array, ...]
 
 
 class GatedDeltaNet(nn.Module):
@@ -57,19 +55,18 @@ class GatedDeltaNet(nn.Module):
     ) -> tuple[jax.Array, jax.Array | GatedDeltaNetState]:
         c = self.config
         if isinstance(state, GatedDeltaNetState):
-            fast, tail = state.fast, state.tail
+            fast, tails = state.fast, state.tails
         else:
-            fast, tail = state, None
+            fast, tails = state, None
         projections = _projections(c)
         outputs = Linear(projections, name="in")(x)
         features = {name: y for (name, *_), y in zip(projections, outputs, strict=True)}
-        # One convolution of all that is convolved: three small ones would take three times as long.
-        sizes = convolved(c)
-        inputs = jnp.concatenate([features[name] for name in sizes], axis=-1)
-        outputs = _convolve(inputs, tail, self._taps(features))
-        starts = list(itertools.accumulate(sizes.values()))[:-1]
-        features |= zip(sizes, jnp.split(outputs, starts, axis=-1), strict=True)
-        q, k, v = (nn.silu(features[name]) for name in ("query", "key", "value"))
+        inputs = {name: features[name] for name in convolved(c)}
+        before = dict(zip(inputs, tails, strict=True)) if tails else {}
+        q, k, v = (
+            nn.silu(self._convolution(name, features, before.get(name)))
+            for name in ("query", "key", "value")
+        )
         q, k = (y.reshape(*x.shape[:-1], c.key_heads, c.key_dim) for y in (q, k))
         v = v.reshape(*x.shape[:-1], c.value_heads, c.value_dim)
         q, k = l2_normalise(q) * c.key_dim**-0.5, l2_normalise(k)
@@ -86,25 +83,21 @@ class GatedDeltaNet(nn.Module):
         y = y.astype(x.dtype).reshape(*x.shape[:-1], c.value_heads * c.value_dim)
         output = ("output", x.shape[-1], ("heads", "embed"))
         (y,) = Linear((output,), self.output_init, name="out")(y)
-        if tail is None:
+        if tails is None:
             return y, fast
-        tail = jnp.concatenate([tail, inputs], axis=1)[:, x.shape[1] :]
-        return y, GatedDeltaNetState(fast, tail)
+        joined = (jnp.concatenate([before[name], inputs[name]], axis=1) for name in inputs)
+        return y, GatedDeltaNetState(fast, tuple(z[:, x.shape[1] :] for z in joined))
 
-    def _taps(self, features: dict[str, jax.Array]) -> jax.Array:
-        c, dtype = self.config, features["query"].dtype
+    def _convolution(
+        self, name: str, features: dict[str, jax.Array], before: jax.Array | None
+    ) -> jax.Array:
+        c, y = self.config, features[name]
+        if name not in convolved(c):
+            return y
         if c.update_rule == "jet":
             hidden = nn.silu(features["generator"])
-            (taps,) = (
-                DynamicTaps(c.conv_width, size, name=f"{name}_convolution")(hidden)
-                for name, size in convolved(c).items()
-            )
-            return taps
-        taps = [
-            Taps(c.conv_width, size, name=f"{name}_convolution")()
-            for name, size in convolved(c).items()
-        ]
-        return jnp.concatenate(taps, axis=-1).astype(dtype)
+            return DynamicConvolution(c.conv_width, name=f"{name}_convolution")(y, hidden, before)
+        return ShortConvolution(c.conv_width, name=f"{name}_convolution")(y, before)
 
     def _log_decay(self, features: dict[str, jax.Array], beta: jax.Array) -> jax.Array:
         c = self.config
@@ -145,47 +138,49 @@ def _projections(c: GatedDeltaNetConfig) -> tuple[tuple[str, int, tuple[str, str
     return tuple(outputs)
 
 
-class Taps(nn.Module):
-    """Kernel of a causal depthwise convolution, `[width, D]` float32; the last tap is now."""
+class ShortConvolution(nn.Module):
+    """Causal depthwise convolution, `[B, L, D] -> [B, L, D]`; kernel `[width, D]`, last is now.
 
-    width: int
-    features: int
-
-    @nn.compact
-    def __call__(self) -> jax.Array:
-        shape = (self.width, self.features)
-        return parameter(self, "kernel", _init_taps(self.width), ("conv", "heads"), shape)
-
-
-class DynamicTaps(nn.Module):
-    """A kernel for each output of a causal depthwise convolution: `[B, L, R] -> [width, B, L, D]`.
-
-    Kernels are `hidden @ kernels + bias`, channel by channel with the last tap, now, last, as in
-    Jet-Nemotron (arXiv 2508.15884). They start as `Taps` do: `kernels` is zero, and learns at once
-    because `hidden` is not. (Jet-Nemotron's code means to start both matrices of its generator from
-    zero, where neither could learn, and then draws both anew.)
+    `before`, `[B, width - 1, D]`, are the inputs ahead of x; zeros without it.
     """
 
     width: int
-    features: int
 
     @nn.compact
-    def __call__(self, hidden: jax.Array) -> jax.Array:
-        size = self.features * self.width
+    def __call__(self, x: jax.Array, before: jax.Array | None = None) -> jax.Array:
+        kernel = parameter(
+            self, "kernel", _init_taps(self.width), ("conv", "heads"), (self.width, x.shape[-1])
+        ).astype(x.dtype)
+        return _convolve(x, before, kernel)
+
+
+class DynamicConvolution(nn.Module):
+    """Causal depthwise convolution whose kernel is made at each output: `[B, L, D] -> [B, L, D]`.
+
+    Kernels are `hidden [B, L, R] @ kernels + bias`, channel by channel with the last tap, now,
+    last, as in Jet-Nemotron (arXiv 2508.15884). `before` is as in `ShortConvolution`, whose kernel
+    it starts from: `kernels` is zero, and learns at once because `hidden` is not. (Jet-Nemotron's
+    code means to start both matrices of its generator from zero, where neither could learn, and
+    then draws both anew.)
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, hidden: jax.Array, before: jax.Array | None = None
+    ) -> jax.Array:
+        size = x.shape[-1] * self.width
         shape = (hidden.shape[-1], size)
         kernels = parameter(self, "kernels", nn.initializers.zeros, ("rank", "heads"), shape)
         bias = parameter(self, "bias", _init_taps(self.width), ("heads",), (size,))
-        taps = hidden @ kernels.astype(hidden.dtype) + bias.astype(hidden.dtype)
-        taps = taps.reshape(*hidden.shape[:-1], self.features, self.width)
-        return jnp.moveaxis(taps, -1, 0)
+        taps = hidden @ kernels.astype(x.dtype) + bias.astype(x.dtype)
+        taps = taps.reshape(*x.shape, self.width)
+        return _convolve(x, before, jnp.moveaxis(taps, -1, 0))
 
 
 def _convolve(x: jax.Array, before: jax.Array | None, taps: jax.Array) -> jax.Array:
-    """Causal depthwise convolution, `[B, L, D] -> [B, L, D]`.
-
-    `taps[i]`, `[D]` or `[B, L, D]`, weighs the input width - 1 - i tokens back; `before`,
-    `[B, width - 1, D]`, are the inputs ahead of x, zeros without it.
-    """
+    """`taps[i]`, `[D]` or `[B, L, D]`, weighs the input width - 1 - i tokens back."""
     width = taps.shape[0]
     if before is None:
         padded = jnp.pad(x, ((0, 0), (width - 1, 0), (0, 0)))

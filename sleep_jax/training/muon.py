@@ -1,10 +1,13 @@
 """Muon's update on one device and on a mesh.
 
-The products of a Newton-Schulz iteration mix all rows and columns of a matrix, so a matrix that is
-split over devices would be sent around in each of them. Here every device instead gets whole
-matrices, its share of them: one all-to-all brings them together, one takes the updates apart. No
-device ever holds more than its share, and the work is divided too (over `fsdp` and `tensor`; the
-replicas along `data` repeat it, which costs no communication).
+Matrices of one shape go through the Newton-Schulz iteration as one stack: a model has few shapes
+and many matrices, and fifteen products for each would be most of what there is to compile.
+
+The products mix all rows and columns of a matrix, so a matrix that is split over devices would be
+sent around in each of them. Here every device instead gets whole matrices, its share of the stack:
+one all-to-all brings them together, one takes the updates apart. No device ever holds more than its
+share, and the work is divided too (over `fsdp` and `tensor`; the replicas along `data` repeat it,
+which costs no communication).
 """
 
 import functools
@@ -31,8 +34,6 @@ def scale_by_muon(momentum: float, shardings: Any = None) -> optax.GradientTrans
         for path, sharding in jax.tree_util.tree_flatten_with_path(shardings)[0]
         if not sharding.is_fully_replicated
     }
-    if not split:
-        return muon
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params

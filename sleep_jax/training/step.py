@@ -157,9 +157,14 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey))
 
 
-@functools.cache
 def make_init(program: Program, mesh: Mesh) -> Callable[[int], TrainState]:
     """Jitted `seed -> TrainState`; arrays are born with their sharding."""
+    # Whatever N and the stage: one compiled function for all programs of a model.
+    return _make_init(Program(program.model, SleepConfig(), program.optimizer), mesh)
+
+
+@functools.cache
+def _make_init(program: Program, mesh: Mesh) -> Callable[[int], TrainState]:
     init = functools.partial(init_state, program)
     return jax.jit(init, out_shardings=state_shardings(program, mesh))
 
