@@ -112,3 +112,16 @@ def test_the_figure_ends_where_the_rows_end(monkeypatch, tmp_path):
     assert (four.get_xdata()[-1], four.get_ydata()[-1]) == (8e9, pytest.approx(0.81))
     four = next(line for line in axes[1].get_lines() if line.get_label() == "N = 4")
     assert four.get_ydata()[0] == pytest.approx(1.19)
+
+
+def test_a_curve_of_one_point_is_a_mark(monkeypatch, tmp_path):
+    kept = []
+    monkeypatch.setattr(depth_figures, "save", lambda figure, path: kept.append(figure))
+    short = [{**row, "curve": row["curve"][-1:]} for row in ROWS]
+    for rows in (short, ROWS):
+        depth_figures.by_depth({"summary": depths.summarise(rows), "rows": rows}, tmp_path)
+    marks, lines = (
+        {line.get_marker() for line in figure.axes[0].get_lines() if line.get_label()[0] != "_"}
+        for figure in kept
+    )
+    assert marks == {"o"} and not lines & {"o"}

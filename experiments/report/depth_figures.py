@@ -14,6 +14,7 @@ from experiments.report.style import (
     FLOOR,
     MATCHED_STYLES,
     STYLE,
+    draw_seeds,
     legend,
     save,
     scale_axis,
@@ -65,8 +66,7 @@ def _draw_curve(
     x = [point["train_flops"] for point in curves[0]]
     y = np.array([[point["by_depth"][depth][name] for point in curve] for curve in curves])
     style = MATCHED_STYLES.get(group["match"], "-")
-    axis.plot(x, y.mean(axis=0), color=colour, linestyle=style, label=series_name(group))
-    axis.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.18, linewidth=0)
+    draw_seeds(axis, x, y, colour, style, series_name(group))
 
 
 def _caption(shown: list[DepthGroup]) -> str:

@@ -30,6 +30,7 @@ from experiments.report.style import (
     MARKERS,
     MATCHED_STYLES,
     STYLE,
+    draw_seeds,
     legend,
     save,
     scale_axis,
@@ -186,8 +187,7 @@ def _draw_curve(axis: Axes, rows: list[dict], group: Group, unit: str, colour: s
     x = [curves[0][step][unit] for step in steps]
     y = np.array([[curve[step]["exact_accuracy"] for step in steps] for curve in curves])
     style = MATCHED_STYLES.get(group["match"], "-")
-    axis.plot(x, y.mean(axis=0), color=colour, linestyle=style, label=series_name(group))
-    axis.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.18, linewidth=0)
+    draw_seeds(axis, x, y, colour, style, series_name(group))
 
 
 def _curve_caption(summary: Sequence[Group], at: Headline) -> str:

@@ -1,10 +1,12 @@
 """The look of all figures: sizes of a paper, colour-blind safe, the floor always drawn."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")  # before pyplot: a report is built where there is no display
 
@@ -37,6 +39,17 @@ STYLE: dict[Any, Any] = {
     "legend.handlelength": 1.7,
     "legend.columnspacing": 1.0,
 }
+
+
+def draw_seeds(
+    axis: Axes, x: Sequence[float], y: np.ndarray, colour: str, style: str, label: str
+) -> None:
+    """The mean over seeds of `y [seeds, points]`, and a band from the lowest to the highest."""
+    marker = "o" if len(x) == 1 else ""  # a line through one point would not be seen
+    axis.plot(
+        x, y.mean(axis=0), color=colour, linestyle=style, marker=marker, markersize=3, label=label
+    )
+    axis.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.18, linewidth=0)
 
 
 def legend(figure: Figure, axis: Axes, columns: int, floor: str) -> None:
