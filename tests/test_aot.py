@@ -163,7 +163,7 @@ def test_the_shape_of_ouro():
 def test_a_training_step_for_v5e(tmp_path):
     """C = 4, N = 2: the kernel runs in 8 passes, in their backward, and in the wake pass."""
     result, text = compiled(
-        tmp_path, "--topology=v5e:2x2", "--preset=cpu", "--passes=2", "--effort=-1"
+        tmp_path, "--topology=v5e:2x2", "--preset=cpu", "--passes=2", "--optimization_level=O0"
     )
     (row,) = result["rows"]
     assert (result["devices"], result["chip"]["name"]) == (4, "v5e")
@@ -191,7 +191,7 @@ def test_a_training_step_for_v5e(tmp_path):
 ATTENTION_ONLY = (
     "--experiment=ouro_shape",
     "--passes=1",
-    "--effort=-1",
+    "--optimization_level=O0",
     "--set=model.pattern=attention",
     "--set=model.d_model=64",
     "--set=model.mlp_hidden=64",
@@ -249,6 +249,7 @@ def test_parameters_split_over_64_devices(tmp_path):
         ("--passes=0", "--passes=0 is not possible; allowed: whole numbers N >= 1"),
         ("--batch=0", "train.batch_size=0 is not possible; allowed: >= 1"),
         ("--topolgy=v5e:2x2", "Unknown command line flag 'topolgy'"),
+        ("--optimization_level=O9", "flag --optimization_level=O9: value should be one of <O0|O1"),
     ],
 )
 def test_bad_input_is_one_line(argument, message):

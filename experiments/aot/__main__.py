@@ -2,7 +2,7 @@
 
     python -m experiments.aot --topology=v5e:16x16 --experiment=cellular_automata --preset=paper
         [--passes=1,4] [--batch=512] [--data=-1] [--fsdp=1] [--tensor=1]
-        [--set=model.d_model=512] [--effort=0] [--workdir=runs/aot]
+        [--set=model.d_model=512] [--optimization_level=O0] [--workdir=runs/aot]
 
 Needs libtpu (`pip install 'jax[tpu]'`). For each N it prints memory per device against the chip's,
 operations, traffic, collectives and the roofline of a step; what does not fit is reported with the
@@ -54,13 +54,11 @@ _TENSOR = flags.DEFINE_integer("tensor", 1, "Shards of heads and columns.", flag
 _SET = flags.DEFINE_multi_string(
     "set", [], "path=value for any field of the config.", flag_values=FLAGS
 )
-_EFFORT = flags.DEFINE_float(
-    "effort",
-    0.0,
-    "XLA's exec_time_optimization_effort: 0 as in a run; -1 compiles faster, and places nothing in "
-    "on-chip memory.",
-    lower_bound=-1.0,
-    upper_bound=1.0,
+_LEVEL = flags.DEFINE_enum(
+    "optimization_level",
+    None,
+    ["O0", "O1", "O2", "O3"],
+    "XLA's, in place of a run's own; O0 compiles faster, and places nothing in on-chip memory.",
     flag_values=FLAGS,
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/aot", "Where the results go.", flag_values=FLAGS)
@@ -86,9 +84,13 @@ def main() -> int:
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
 
+    import jax
+
     from experiments.aot import compiling, report
     from sleep_jax.distributed import MeshConfig, require_batch_divides
 
+    if _LEVEL.value:
+        jax.config.update("jax_optimization_level", _LEVEL.value)
     devices, chip = compiling.topology_devices(_TOPOLOGY.value)
     mesh = compiling.topology_mesh(devices, MeshConfig(_DATA.value, _FSDP.value, _TENSOR.value))
     require_batch_divides(mesh, config.train.batch_size, config.train.accumulate)
@@ -97,14 +99,14 @@ def main() -> int:
         "experiment": _EXPERIMENT.value,
         "preset": _PRESET.value,
         "topology": _TOPOLOGY.value,
-        "effort": _EFFORT.value,
+        "level": _LEVEL.value,
         "notes": list(job.notes),
     }
     name = f"{_EXPERIMENT.value}-{_PRESET.value}-{_TOPOLOGY.value.replace(':', '-')}"
     rows, result, written = [], {}, []
     for n in passes:
         log.info("N = %d: compiling for %s", n, _TOPOLOGY.value)
-        rows.append(report.row(jobs.with_passes(config, n), mesh, chip, _EFFORT.value))
+        rows.append(report.row(jobs.with_passes(config, n), mesh, chip))
         result = report.result(about, config, mesh, chip, rows)
         # After each N: compiling takes minutes.
         written = report.write(result, Path(_WORKDIR.value), name)

@@ -108,12 +108,11 @@ def state_bytes(config: RunConfig, mesh: Mesh) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shards))
 
 
-def compile_step(config: RunConfig, mesh: Mesh, effort: float) -> Compiled | OutOfMemory:
+def compile_step(config: RunConfig, mesh: Mesh) -> Compiled | OutOfMemory:
     """Compiles `make_train_step` as a run of this configuration would.
 
-    Args:
-      effort: XLA's `exec_time_optimization_effort`; 0 is the run's own, -1 compiles faster and
-        leaves out, among others, the placement of arrays in on-chip memory.
+    As far as `jax_optimization_level` lets it: at O0 XLA leaves out, among others, the placement of
+    arrays in on-chip memory.
     """
     program = Program.of(config, "tpu")
     state = jax.eval_shape(functools.partial(init_state, program), 0)
@@ -124,10 +123,9 @@ def compile_step(config: RunConfig, mesh: Mesh, effort: float) -> Compiled | Out
     }
     rate = jax.ShapeDtypeStruct((), "float32")
     lowered = make_train_step(program, mesh).lower(state, batch, rate)  # type: ignore[attr-defined]
-    options = {"exec_time_optimization_effort": effort} if effort else None
     start = time.perf_counter()
     try:
-        compiled = lowered.compile(compiler_options=options)
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         return _out_of_memory(error, time.perf_counter() - start)
     seconds = time.perf_counter() - start
@@ -142,7 +140,7 @@ def compile_step(config: RunConfig, mesh: Mesh, effort: float) -> Compiled | Out
     return Compiled(compiled.as_text(), memory, compiled.cost_analysis()["flops"], seconds)
 
 
-def largest_batch(config: RunConfig, mesh: Mesh, effort: float) -> tuple[int, Compiled | None]:
+def largest_batch(config: RunConfig, mesh: Mesh) -> tuple[int, Compiled | None]:
     """The largest global batch below the run's that fits, by bisection, and what it compiles to.
 
     Supposes that a smaller batch needs no more memory. 0 and None if not even the smallest fits.
@@ -152,7 +150,7 @@ def largest_batch(config: RunConfig, mesh: Mesh, effort: float) -> tuple[int, Co
     best = None
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        result = compile_step(jobs.with_batch(config, middle * step), mesh, effort)
+        result = compile_step(jobs.with_batch(config, middle * step), mesh)
         if isinstance(result, Compiled):
             fits, best = middle, result
         else:

@@ -21,10 +21,10 @@ GIB = 2**30
 Row = dict[str, Any]
 
 
-def row(config: RunConfig, mesh: Mesh, chip: Chip, effort: float) -> Row:
+def row(config: RunConfig, mesh: Mesh, chip: Chip) -> Row:
     """Compiles one run; of one that does not fit, reports the largest batch that does."""
     asked = config.train.batch_size
-    first = compiling.compile_step(config, mesh, effort)
+    first = compiling.compile_step(config, mesh)
     result: Row = {
         "passes": config.sleep.passes,
         "batch_asked": asked,
@@ -35,7 +35,7 @@ def row(config: RunConfig, mesh: Mesh, chip: Chip, effort: float) -> Row:
     if isinstance(first, Compiled):
         return {**result, **_of_compiled(config, mesh, chip, first)}
     log.info("out of memory at batch %d: %s of %s", asked, first.needed, first.available)
-    batch, best = compiling.largest_batch(config, mesh, effort)
+    batch, best = compiling.largest_batch(config, mesh)
     result |= {"needed": first.needed, "available": first.available, "batch": batch}
     if best is None:
         return result
@@ -94,13 +94,13 @@ def write(result: dict[str, Any], directory: Path, name: str) -> list[Path]:
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     chip, rows = result["chip"], result["rows"]
-    effort = "" if result["effort"] == 0 else f", compiler effort {result['effort']}"
+    level = f", optimization level {result['level']}" if result["level"] else ""
     mesh = " x ".join(f"{name} {size}" for name, size in result["mesh"].items())
     lines = [
         f"# {result['experiment']}, {result['preset']}, {result['topology']}",
         "",
         f"{result['parameters'] / 1e6:,.1f}M parameters, T = {result['tokens_of_a_sequence']:,}; "
-        f"{result['devices']} devices, mesh {mesh}{effort}. Compiled on a CPU, run nowhere: commit "
+        f"{result['devices']} devices, mesh {mesh}{level}. Compiled on a CPU, run nowhere: commit "
         f"{result['commit']}, jax {result['versions']['jax']}, "
         f"libtpu {result['versions']['libtpu']}.",
         "",
