@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chex import assert_trees_all_close
+from optax import contrib
 
 from sleep_jax import distributed
 from sleep_jax.config import OptimizerConfig
 from sleep_jax.model import decoder
+from sleep_jax.training import muon
 from sleep_jax.training.optimizer import labels, optimizer, path_name, schedule
 from sleep_jax.training.step import Program, state_shardings
 from tests import tiny
@@ -106,6 +109,30 @@ def test_first_updates(params):
             singular = np.linalg.svd(np.asarray(update), compute_uv=False) / scale
             assert 0.6 < singular.min() and singular.max() < 1.2, (path, singular)
             assert float(jnp.vdot(update, by_path(gradient)[path])) < 0, path
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 2**24])
+def test_matrices_in_stacks_move_as_optax_moves_them_one_by_one(monkeypatch, at_once):
+    monkeypatch.setattr(muon, "STACK", at_once)
+    shapes = {"a": (6, 4), "b": (4, 6), "c": (6, 4), "d": (6, 4)}
+    ours = muon.scale_by_muon(0.9)
+    theirs = contrib.scale_by_muon(
+        beta=0.9,
+        nesterov=True,
+        weight_dimension_numbers=dict.fromkeys(shapes, contrib.MuonDimensionNumbers()),
+    )
+    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    states = [rule.init(params) for rule in (ours, theirs)]
+    for key in jax.random.split(jax.random.key(2), 2):
+        gradient = {
+            name: jax.random.normal(jax.random.fold_in(key, i), shape)
+            for i, (name, shape) in enumerate(shapes.items())
+        }
+        (got, states[0]), (expected, states[1]) = (
+            rule.update(gradient, state, params)
+            for rule, state in zip((ours, theirs), states, strict=True)
+        )
+        assert_trees_all_close(got, expected, atol=1e-6)
 
 
 def test_gradients_are_clipped_before_the_moments():

@@ -32,7 +32,10 @@ State = dict[str, Any]  # a BlockState by block name
 
 
 class Decoder(nn.Module):
-    """Pre-norm residual blocks between an embedding and an unembedding; no biases."""
+    """Pre-norm residual blocks between an embedding and an unembedding; no biases.
+
+    As a whole it is only initialised; a pass goes through it block by block, in `blocks` below.
+    """
 
     config: ModelConfig
 
@@ -94,7 +97,7 @@ class Block(nn.Module):
             assert state is None or isinstance(state, KeyValues)
             y, state = Attention(c.attention, c.norm_eps, name="mixer")(x, state)
         else:
-            assert isinstance(state, jax.Array | GatedDeltaNetState), f"{self.name}: fast weights?"
+            assert isinstance(state, jax.Array | GatedDeltaNetState), "fast weights are missing"
             init = nn.initializers.zeros if c.inserted else nn.initializers.lecun_normal()
             y, state = GatedDeltaNet(c.gated_delta_net, c.norm_eps, init, name="mixer")(x, state)
         h = h + y

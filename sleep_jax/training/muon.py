@@ -20,6 +20,10 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from optax import contrib
 
+STACK = (
+    2**24
+)  # elements at most on one device: a stack takes memory, and few large products suffice
+
 
 def scale_by_muon(momentum: float, shardings: Any = None) -> optax.GradientTransformation:
     """`optax.contrib.scale_by_muon` with Nesterov momentum, for kernels `[in, out]`.
@@ -59,9 +63,11 @@ def scale_by_muon(momentum: float, shardings: Any = None) -> optax.GradientTrans
 
 def _orthogonalise(matrices: list[jax.Array], sharding: NamedSharding | None) -> list[jax.Array]:
     """Of matrices of one shape and sharding."""
-    stack = jnp.stack(matrices)
     if sharding is None:
-        return list(_newton_schulz(stack))
+        some = max(1, STACK // matrices[0].size)
+        stacks = [matrices[i : i + some] for i in range(0, len(matrices), some)]
+        return [matrix for stack in stacks for matrix in _newton_schulz(jnp.stack(stack))]
+    stack = jnp.stack(matrices)
     spec = PartitionSpec(None, *sharding.spec)
     shares = sharding.mesh.size // sharding.mesh.shape["data"]
     padding = -len(matrices) % shares
