@@ -1,0 +1,75 @@
+"""The numbers of the README are those of the committed results, to the digit."""
+
+import re
+from pathlib import Path
+
+from experiments.report import rule110, sources
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Its pipe tables, line by line and cell by cell."""
+    return [
+        [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+        for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    ]
+
+
+def between(start: str, end: str) -> str:
+    return README.partition(start)[2].partition(end)[0]
+
+
+def committed(name: str) -> sources.Source:
+    path = ROOT / "experiments" / "results" / name / "results.json"
+    return sources.load(path, sources.COMMITTED, name)
+
+
+def named(source: sources.Source) -> list[dict[str, str]]:
+    """The lines of the table by column, with the accuracies by seed as the README writes them."""
+    found = []
+    for line in rule110.lines(source.summary):
+        cells: dict[str, str] = dict(zip(rule110.HEADER, line, strict=True))
+        (group,) = (group for group in source.summary if rule110.lines([group]) == [line])
+        cells["seeds"] = " ".join(f"{value:.2f}".removeprefix("0") for value in group["values"])
+        found.append(cells)
+    return found
+
+
+def test_cellular_automata():
+    cpu, matched = tables(between("## Measured", "\n## "))
+    source = committed("cellular_automata/cpu")
+    columns = [i for i, name in enumerate(rule110.HEADER) if name != "parameters"]
+    assert cpu[0] == [rule110.HEADER[i] for i in columns]
+    assert cpu[2:] == [[line[i] for i in columns] for line in rule110.lines(source.summary)]
+    hybrids = [line for line in named(source) if line["model"] == "hybrid, gated delta"]
+    for t in ("1", "2"):
+        said = "; ".join(
+            f"N = {line['N']}{' at equal compute' * ('compute' in line['trained on'])} "
+            f"{line['seeds']}"
+            for line in hybrids
+            if line["t"] == t
+        )
+        assert f"By seed, t = {t}: {said}." in README
+    names = ("N", "parameters", "training tokens", "exact accuracy [95%]", "seeds")
+    lines = named(committed("cellular_automata/cpu_matched"))
+    shown = [line for line in lines if line["N"] != "1" or "compute" in line["trained on"]]
+    rebuilt = [[line[name] for name in names] for line in shown]
+    assert [[line[0], *line[2:]] for line in matched[2:]] == rebuilt
+
+
+def test_rollout_curriculum():
+    found = {
+        (line["N"], line["training tokens"], line["trained on"].partition("; ")[2]): line
+        for line in named(committed("rollout_curriculum/cpu"))
+    }
+    text = between("**Where does N = 1 stop?**", "**Cost**")
+    ((header, _, *lines),) = tables(text)
+    assert len(lines) == 2
+    for line, regime in zip(lines, ("", "t = 1, 2 first"), strict=True):
+        for name, shown in zip(header[1:], line[1:], strict=True):
+            ((passes, tokens),) = re.findall(r"N = (\d), (\S+) tokens", name)
+            assert shown == found[passes, tokens, regime]["exact accuracy [95%]"]
+    both = found["4", "3.00M", "t = 1, 2 first; N = 1, 2 first"]
+    assert both["exact accuracy [95%]"] in text
