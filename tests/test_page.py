@@ -17,6 +17,7 @@ from experiments.report import claims, markup, rule110, sources
 from experiments.report import publish as report
 from experiments.report.files import ReportError
 from experiments.report.verdicts import Verdict
+from tests.test_readme import committed, named
 from tests.test_report_claims import HIGH, LOW, row
 
 ROOT = Path(__file__).parent.parent
@@ -147,7 +148,7 @@ def test_tables_scroll_by_themselves_and_no_cell_is_blank(committed_page):
 
 
 def test_missing_cells_are_named(runs):
-    text = Page(report.page.build([committed_source("cellular_automata/cpu")], [])).text
+    text = Page(report.page.build([committed("cellular_automata/cpu")], [])).text
     for words in (
         "not run: N = 3",
         "not run: N = 1, t = 32",
@@ -188,9 +189,7 @@ def test_runs_and_committed_results_stand_apart(runs):
         assert any(attributes.get("id") == source.anchor for _, attributes in page.elements)
     # The made-up N = 4 at t = 4, and the committed one, in columns of their own.
     assert "0.407 [0.344, 0.469] (n = 3)" in page.text
-    lines = [
-        line for line in ordered(committed_source("cellular_automata/cpu")) if line["t"] == "2"
-    ]
+    lines = [line for line in named(committed("cellular_automata/cpu")) if line["t"] == "2"]
     (line,) = (line for line in lines if line["N"] == "4")
     assert f"{line['exact accuracy [95%]']} (n = {line['seeds n']})" in page.text
     assert (runs / "cellular_automata" / "made-up" / "table.md").is_file()
@@ -318,9 +317,7 @@ def test_the_report_imports_no_jax():
 
 
 def test_the_committed_table_is_on_the_page(committed_page):
-    path = COMMITTED / "cellular_automata" / "cpu" / "results.json"
-    source = sources.load(path, sources.COMMITTED, "cellular_automata/cpu")
-    for line in rule110.lines(source.summary):
+    for line in rule110.lines(committed("cellular_automata/cpu").summary):
         assert line[9] in committed_page.text
 
 

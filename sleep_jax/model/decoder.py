@@ -72,8 +72,8 @@ class Decoder(nn.Module):
 
     def __call__(self, tokens: jax.Array, state: State) -> jax.Array:
         h = self.embed(tokens)
-        for layer in self.layers:
-            h, _ = layer(h, state.get(layer.name))
+        for i, mixer in enumerate(self.config.pattern):
+            h, _ = self.layers[i](h, state.get(block_name(i, mixer)))
         return self.unembed(h)
 
 
