@@ -34,16 +34,10 @@ def cpu() -> Preset:
 
 
 def smoke() -> Preset:
-    """The real thing without transformers (depo's has them), too short to learn; for the tests."""
+    """Every part of the real thing, too short to learn. Used by the tests."""
     preset = cpu()
     task = dataclasses.replace(preset.config.task, max_operations=2)
-    return dataclasses.replace(
-        presets.shrink(preset, task),
-        match=("tokens",),
-        depths={2: (0,)},
-        evicted_seeds=(),
-        full_cache_seeds=(),
-    )
+    return dataclasses.replace(presets.shrink(preset, task), match=("tokens",), depths={2: (0,)})
 
 
 def _about(task: Any) -> dict[str, Any]:

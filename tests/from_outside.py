@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Of sweeps that are started as a user starts them.
+ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "JAX_COMPILATION_CACHE_DIR": os.environ["SWEEP_CACHE"]}
 # Importing is most of what a refusal takes, three seconds; forks of one process that has done it
 # start at once. It has imported no module that defines flags: those differ by binary.
@@ -16,11 +16,19 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["experiments.sweep", "experiments.report.build"])
 
 
-def ends(module: str, *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """`python -m module arguments...`, for what ends before anything compiles.
+def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m module arguments...`, as a user starts it."""
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=900
+    )
 
-    A sweep that is to run is started as a user starts it: it sets flags of XLA, which must come
-    before JAX is imported, and starts processes.
+
+def ends(module: str, *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    """The same for what ends before anything compiles.
+
+    Not for a sweep that is to run: it sets flags of XLA, which must come before JAX is imported,
+    and starts processes.
     """
     with tempfile.TemporaryDirectory() as directory:
         paths = [Path(directory, name) for name in ("stdout", "stderr")]

@@ -7,16 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import orbax.checkpoint as ocp
 import pytest
 from chex import assert_trees_all_equal
 
 from sleep_jax.claims import Held, claimed
-from tests.from_outside import ENVIRONMENT, ends
-
-ROOT = Path(__file__).parent.parent
+from tests.from_outside import ENVIRONMENT, ROOT, ends, run
 
 
 def arguments(workdir, *flags):
@@ -27,21 +24,10 @@ def command(workdir, *flags):
     return [sys.executable, "-m", *arguments(workdir, *flags)]
 
 
-def run(workdir, *flags):
-    return subprocess.run(
-        command(workdir, *flags),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-
-
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("sweep")
-    result = run(workdir)
+    result = run(*arguments(workdir))
     assert result.returncode == 0, result.stderr
     return workdir, result, workdir / "cellular_automata" / "smoke"
 
@@ -80,7 +66,7 @@ def test_a_sweep_writes_everything_that_it_promises(sweep):
 def test_a_finished_sweep_is_not_run_again(sweep):
     workdir, first, directory = sweep
     rows = {p: p.stat().st_mtime_ns for p in directory.glob("cells/*/row.json")}
-    again = run(workdir)
+    again = run(*arguments(workdir))
     assert again.returncode == 0 and "9 of 9 runs are finished already" in again.stdout
     assert {p: p.stat().st_mtime_ns for p in rows} == rows
     assert (directory / "table.md").read_text() in first.stdout + again.stdout
@@ -206,7 +192,7 @@ def test_what_others_still_hold_is_said_at_the_end(sweep, tmp_path):
     cell = directory / "cells" / "hybrid-N2-t1-W7-s0"
     (cell / "row.json").unlink()
     with claimed(cell):
-        result = run(tmp_path)
+        result = run(*arguments(tmp_path))
     assert result.returncode == 0, result.stderr
     assert f"left to other launchers, which are at work on them: {cell.name}" in result.stdout
     assert not (cell / "row.json").exists()
@@ -253,7 +239,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
 
 def test_where_no_cluster_is_it_says_so(tmp_path):
     """In a process of its own: JAX, asked for a cluster, ends it in its own way."""
-    result = run(tmp_path, "--coordinator=auto")
+    result = run(*arguments(tmp_path, "--coordinator=auto"))
     assert result.returncode == 2
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: --coordinator=auto finds no cluster")

@@ -2,38 +2,28 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from experiments import depo
 from sleep_jax.training.evaluation import evaluation_sequences
-from tests.from_outside import ENVIRONMENT, ends
+from tests.from_outside import ends, run
 
-ROOT = Path(__file__).parent.parent
 # Cells one after the other: a second process would import and trace everything once more.
 SMOKE = ("--preset=smoke", "--jobs=1")
 
 
 @pytest.mark.parametrize(
-    "name, cells, depths, picture",
-    [("depo", 5, ["1", "2"], "by_depth.png"), ("gsm_infinite", 3, ["1", "2"], "by_depth.png")],
+    "name, depths, picture",
+    [("depo", ["1", "2"], "by_depth.png"), ("gsm_infinite", ["1", "2"], "by_depth.png")],
 )
-def test_smoke_preset_writes_results_by_depth(tmp_path, name, cells, depths, picture):
-    result = subprocess.run(
-        [sys.executable, "-m", "experiments", name, *SMOKE, f"--workdir={tmp_path}"],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+def test_smoke_preset_writes_results_by_depth(tmp_path, name, depths, picture):
+    result = run("experiments", name, *SMOKE, f"--workdir={tmp_path}")
     assert result.returncode == 0, result.stderr
     directory = tmp_path / name / "smoke"
     results = json.loads((directory / "results.json").read_text())
-    assert results["missing"] == [] and len(results["rows"]) == cells
+    assert results["missing"] == [] and len(results["rows"]) == 5
     for row in results["rows"]:
         assert sorted(row["by_depth"]) == depths
         counts = [at["answers"] for at in row["by_depth"].values()]
@@ -48,17 +38,13 @@ def test_smoke_preset_writes_results_by_depth(tmp_path, name, cells, depths, pic
 @pytest.mark.parametrize(
     "name, cells, picture, says",
     [
-        ("elastic_sleep", 4, "by_passes.png", "N drawn from 1, 2"),
+        ("elastic_sleep", 4, "by_passes.png", "N drawn from 1, 2, 4, 8"),
         ("rollout_curriculum", 7, "curves.png", "equal compute, more tokens; t = 1 first"),
     ],
 )
 def test_smoke_preset_of_what_changes_in_the_course_of_a_run(tmp_path, name, cells, picture, says):
-    flags = [*SMOKE, f"--workdir={tmp_path}"]
-    flags += ["--drawn_passes=1,2", "--backward_passes=1"] if name == "elastic_sleep" else []
-    command = [sys.executable, "-m", "experiments", name, *flags]
-    result = subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
-    )
+    flags = ["--backward_passes=1"] if name == "elastic_sleep" else []
+    result = run("experiments", name, *SMOKE, f"--workdir={tmp_path}", *flags)
     assert result.returncode == 0, result.stderr
     directory = tmp_path / name / "smoke"
     results = json.loads((directory / "results.json").read_text())

@@ -2,18 +2,14 @@
 
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from experiments.report import depths, kinds, rule110, rules
 from sleep_jax.config import UPDATE_RULES
-from tests.from_outside import ENVIRONMENT, ends
+from tests.from_outside import ends, run
 from tests.test_report_depths import row as depo_row
 
-ROOT = Path(__file__).parent.parent
 FLOOR = 0.1
 
 
@@ -21,19 +17,9 @@ def arguments(experiment, workdir, *flags):
     return ["experiments", experiment, "--preset=smoke", f"--workdir={workdir}", *flags]
 
 
-def run(experiment, workdir, *flags):
-    return subprocess.run(
-        [sys.executable, "-m", *arguments(experiment, workdir, *flags), "--jobs=1"],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
 def test_the_smoke_preset_compares_the_rules_that_are_named(tmp_path):
-    result = run("local_rules", tmp_path, "--update_rules=jet,hebbian", "--passes=1,2")
+    flags = ("--update_rules=jet,hebbian", "--passes=1,2", "--jobs=1")
+    result = run(*arguments("local_rules", tmp_path, *flags))
     assert result.returncode == 0, result.stderr
     directory = tmp_path / "local_rules" / "smoke"
     results = json.loads((directory / "results.json").read_text())
@@ -60,7 +46,8 @@ def test_every_rule_is_planned_and_no_transformer(tmp_path):
 
 
 def test_the_smoke_preset_on_depo(tmp_path):
-    result = run("local_rules_depo", tmp_path, "--update_rules=kda", "--seeds=1,2")
+    flags = ("--update_rules=kda", "--seeds=1,2", "--jobs=1")
+    result = run(*arguments("local_rules_depo", tmp_path, *flags))
     assert result.returncode == 0, result.stderr
     directory = tmp_path / "local_rules_depo" / "smoke"
     rows = json.loads((directory / "results.json").read_text())["rows"]

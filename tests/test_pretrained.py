@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,9 +27,8 @@ from sleep_jax.pretrained import files, gguf_file, llama, standin, tokenizer
 from sleep_jax.tasks.gsm_infinite.task import GsmInfiniteConfig
 from sleep_jax.training.checkpoint import Checkpoints
 from sleep_jax.training.optimizer import labels, optimizer, path_name
-from tests.from_outside import ends
+from tests.from_outside import ends, run
 
-ROOT = Path(__file__).parent.parent
 CONFIG = binary.at_depth(smollm2_gsm.EXPERIMENT, smollm2_gsm.smoke(), 2)
 MODEL = dataclasses.replace(CONFIG.model, activation_dtype="float32")
 INSERTED = "block_01_gated_delta_net"
@@ -305,8 +303,7 @@ def test_the_smoke_preset_from_outside(tmp_path):
     (line,) = done.stderr.strip().splitlines()
     assert done.returncode == 2 and line.startswith("error: task.tokenizer='no.gguf' is no GGUF")
     assert not list(tmp_path.iterdir())
-    command = [sys.executable, "-m", *arguments, "--passes=2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = run(*arguments, "--passes=2")
     assert done.returncode == 0, done.stderr
     directory = tmp_path / "smollm2_gsm" / "smoke"
     (row,) = json.loads((directory / "results.json").read_text())["rows"]

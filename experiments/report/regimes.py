@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from experiments.report import rule110
 from experiments.report.conclusion import is_learned, order
 from experiments.report.groups import Group, short
-from experiments.report.style import COLOURS, FLOOR, STYLE, legend, save, scale_axis
+from experiments.report.style import COLOURS, FLOOR, STYLE, legend, mark, save, scale_axis
 from experiments.report.words import PLAIN, quote, series_name
 
 _TEXT_WIDTH = 7.0  # inches, both columns
@@ -112,7 +112,7 @@ def _draw(axis: Any, rows: list[dict[str, Any]], group: Group, colour: str) -> N
     x = [point["train_flops"] for point in found[0]["curve"]]
     y = np.array([[point["exact_accuracy"] for point in row["curve"]] for row in found])
     axis.plot(x, y.T, color=colour, linewidth=0.5, alpha=0.5)
-    axis.plot(x, y.mean(axis=0), color=colour, label=series_name(group))
+    axis.plot(x, y.mean(axis=0), color=colour, label=series_name(group), **mark(x))
 
 
 def _caption(shown: Sequence[Group]) -> str:

@@ -41,14 +41,16 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def mark(x: Sequence[float]) -> dict[str, Any]:
+    """A marker where a curve has one point, through which no line would be seen."""
+    return {"marker": "o", "markersize": 3} if len(x) == 1 else {}
+
+
 def draw_seeds(
     axis: Axes, x: Sequence[float], y: np.ndarray, colour: str, style: str, label: str
 ) -> None:
     """The mean over seeds of `y [seeds, points]`, and a band from the lowest to the highest."""
-    marker = "o" if len(x) == 1 else ""  # a line through one point would not be seen
-    axis.plot(
-        x, y.mean(axis=0), color=colour, linestyle=style, marker=marker, markersize=3, label=label
-    )
+    axis.plot(x, y.mean(axis=0), color=colour, linestyle=style, label=label, **mark(x))
     axis.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.18, linewidth=0)
 
 
