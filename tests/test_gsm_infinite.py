@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sleep_jax.errors import UserError
-from sleep_jax.tasks.gsm_infinite import task, text, tokens
+from sleep_jax.tasks.gsm_infinite import text, tokens
 from sleep_jax.tasks.gsm_infinite.filler import draw_filler
 from sleep_jax.tasks.gsm_infinite.problem import draw_problem
 from sleep_jax.tasks.gsm_infinite.task import GsmInfiniteConfig
@@ -250,40 +250,39 @@ def test_the_stream_is_pinned_in_every_process():
     assert digest()[:16] == "4366c69fff191910"
 
 
-def mode(values: list[str]) -> str | None:
-    return min(sorted(set(values)), key=lambda v: -values.count(v), default=None)
+def mode(values: list[str]) -> str:
+    return min(sorted(set(values)), key=lambda v: -values.count(v))
 
 
-def test_the_floor_knows_training_answers_and_is_scored_on_the_batch(monkeypatch):
-    monkeypatch.setattr(task, "_MARGINAL_EXAMPLES", 300)
-    task.answer_counts.cache_clear()
-    try:
-        known = collections.defaultdict(list)
-        train = TINY.sample(0, TRAIN, 0, 300)
-        for example, reverse in zip(read(TINY, train), TINY.is_reverse(train), strict=True):
-            assert reverse == (" unknown" in example.statements)
-            known[example.operations, bool(reverse)].append(example.answer + ".")
+def test_the_floor_is_the_best_constant_of_each_depth_and_mode():
+    batch = TINY.sample(5, TEST, 0, 80)
+    examples = read(TINY, batch)
+    known = collections.defaultdict(list)
+    for example, reverse in zip(examples, TINY.is_reverse(batch), strict=True):
+        assert reverse == (" unknown" in example.statements)
+        known[example.operations, bool(reverse)].append(example.answer + ".")
 
-        def endings(key, start):
-            return [a[len(start) :] for a in known[key] if a.startswith(start)]
+    def endings(key, start):
+        return [a[len(start) :] for a in known[key] if a.startswith(start)]
 
-        batch = TINY.sample(5, TEST, 0, 80)
-        exact, hits = collections.defaultdict(list), []
-        for example, reverse in zip(read(TINY, batch), TINY.is_reverse(batch), strict=True):
-            key, truth = (example.operations, bool(reverse)), example.answer + "."
-            exact[example.operations].append(truth == mode(endings(key, "")))
-            hits += [
-                truth[i] == mode([rest[0] for rest in endings(key, truth[:i])])
-                for i in range(len(truth))
-            ]
-        everything = [value for values in exact.values() for value in values]
-        floor = TINY.floor(batch)
-        assert floor == pytest.approx({"exact": np.mean(everything), "label": np.mean(hits)})
-        assert 0 < floor["exact"] < 0.5
-        means = {depth: np.mean(values) for depth, values in exact.items()}
-        assert TINY.floor_by_depth(batch) == pytest.approx(means)
-    finally:
-        task.answer_counts.cache_clear()
+    exact, hits = collections.defaultdict(list), []
+    for example, reverse in zip(examples, TINY.is_reverse(batch), strict=True):
+        key, truth = (example.operations, bool(reverse)), example.answer + "."
+        exact[example.operations].append(truth == mode(known[key]))
+        hits += [
+            truth[i] == mode([rest[0] for rest in endings(key, truth[:i])])
+            for i in range(len(truth))
+        ]
+    everything = [value for values in exact.values() for value in values]
+    floor = TINY.floor(batch)
+    assert floor == pytest.approx({"exact": np.mean(everything), "label": np.mean(hits)})
+    assert 0 < floor["exact"] < 0.5
+    by_depth = TINY.floor_by_depth(batch)
+    assert by_depth == pytest.approx({depth: np.mean(values) for depth, values in exact.items()})
+    for constant in {example.answer for example in examples}:
+        for depth, values in exact.items():
+            score = [e.answer == constant for e in examples if e.operations == depth]
+            assert len(score) == len(values) and np.mean(score) <= by_depth[depth]
 
 
 @pytest.mark.parametrize(

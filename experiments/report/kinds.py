@@ -68,7 +68,7 @@ DEPO = Kind(
     fields=checking.DEPTH_FIELDS,
 )
 GSM_INFINITE = DEPO._replace(
-    floor="that of the commonest answer for each number of operations, learned from training data,",
+    floor="the most that a constant answer for each number of operations and mode can score",
     paper_setting=published.GSM_SETTING,
     published=published.GSM_INFINITE,
 )
