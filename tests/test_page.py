@@ -22,6 +22,7 @@ from tests.test_report_claims import HIGH, LOW, row
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "experiments" / "results"
+OVERVIEW = COMMITTED / "overview.png"
 SWEEP = Path(__file__).parent / "fixtures" / "sweep"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -84,9 +85,9 @@ def contents(root: Path) -> dict[Path, bytes]:
 def test_an_empty_work_directory_gives_the_committed_results(tmp_path, capsys):
     before = contents(COMMITTED)
     found, path = report.write(tmp_path / "runs", COMMITTED)
-    assert path == tmp_path / "runs" / "index.html" and list((tmp_path / "runs").iterdir()) == [
-        path
-    ]
+    assert path == tmp_path / "runs" / "index.html"
+    written = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert written == {"index.html", "overview.md", "overview.png"}
     assert {source.origin for source in found} == {"committed"} and len(found) >= 6
     assert contents(COMMITTED) == before
 
@@ -116,7 +117,9 @@ def test_every_picture_decodes_and_says_what_it_shows(committed_page):
         data = base64.b64decode(attributes["src"].partition(",")[2], validate=True)
         pixels = image.imread(io.BytesIO(data), format="png")
         assert pixels.shape[:2] == tuple(2 * int(attributes[k]) for k in ("height", "width"))
-        assert len(attributes["alt"]) > 40 and "committed: " in attributes["alt"]
+        assert len(attributes["alt"]) > 40
+    of_sources = [a for a in pictures if a["alt"].startswith("committed: ")]
+    assert len(of_sources) == len(pictures) - 1  # all but the overview
 
 
 def test_every_link_has_its_target_and_every_id_is_one(committed_page):
@@ -128,12 +131,12 @@ def test_every_link_has_its_target_and_every_id_is_one(committed_page):
     assert {f"claim-{claim.key}" for claim in every} <= targets
 
 
-def test_headings_descend_one_by_one_and_verdicts_come_first(committed_page):
+def test_headings_descend_one_by_one_and_what_was_found_comes_first(committed_page):
     levels = [int(tag[1]) for tag, _ in committed_page.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
     titles = [data for tag, data in committed_page.texts if tag == "h2"]
-    assert titles[:3] == ["Verdicts", "Contents", "Ours beside theirs"]
+    assert titles[:3] == ["All tasks at a glance", "Verdicts", "Contents"]
     assert len(committed_page.all("html")) == 1 and committed_page.all("html")[0]["lang"] == "en"
 
 
@@ -143,12 +146,12 @@ def test_tables_scroll_by_themselves_and_no_cell_is_blank(committed_page):
         tag, attributes = committed_page.elements[i - 1]
         assert (tag, attributes["class"]) == ("div", "scroll") and attributes["aria-label"]
     # A cell with nothing in it is one whose start is followed at once by its end.
-    text = report.page.build(sources.committed(COMMITTED), [])
+    text = report.page.build(sources.committed(COMMITTED), [], OVERVIEW)
     assert not re.findall(r"<t[dh][^>]*>\s*</t[dh]>", text.replace("<tr><td></td>", "<tr>"))
 
 
 def test_missing_cells_are_named(runs):
-    text = Page(report.page.build([committed("cellular_automata/cpu")], [])).text
+    text = Page(report.page.build([committed("cellular_automata/cpu")], [], OVERVIEW)).text
     for words in (
         "not run: N = 3",
         "not run: N = 1, t = 32",

@@ -48,21 +48,27 @@ class Headline(NamedTuple):
     train_tokens: int
 
 
-def headline(summary: Sequence[Group]) -> Headline | None:
-    """The setting with most seeds; ties go to most finished N, then to the deepest t."""
-    settings: dict[Headline, list[Group]] = {}
+def settings(summary: Sequence[Group]) -> dict[Headline, list[Group]]:
+    """The hybrids trained on equal tokens, by what they share."""
+    found: dict[Headline, list[Group]] = {}
     for group in summary:
         if group["model"] == "hybrid" and group["match"] == "tokens":
-            settings.setdefault(_setting(group), []).append(group)
-    if not settings:
+            found.setdefault(_setting(group), []).append(group)
+    return found
+
+
+def headline(summary: Sequence[Group]) -> Headline | None:
+    """The setting with most seeds; ties go to most finished N, then to the deepest t."""
+    found = settings(summary)
+    if not found:
         return None
 
     def rank(setting: Headline) -> tuple[int, int, int, int, int]:
-        groups = settings[setting]
+        groups = found[setting]
         seeds = len({seed for group in groups for seed in group["seeds"]})
         return (seeds, len(groups), setting.rollout_steps, setting.width, setting.train_tokens)
 
-    return max(settings, key=rank)
+    return max(found, key=rank)
 
 
 def equal_tokens(summary: Sequence[Group], at: Headline) -> list[Group]:

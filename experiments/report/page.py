@@ -1,10 +1,10 @@
-"""One self-contained page: verdicts first, then ours beside theirs, claims, and every source."""
+"""One self-contained page: all tasks at a glance, verdicts, ours beside theirs, every source."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from experiments.report import claims, comparison, cost
+from experiments.report import claims, comparison, cost, overview
 from experiments.report.kinds import KINDS, kind_of
 from experiments.report.markup import (
     figure,
@@ -46,6 +46,7 @@ _MEANINGS = {
     Verdict.NOT_RUN: "no results file has the cells that the claim is about",
 }
 _PARTS = (
+    ("overview", "all tasks at a glance"),
     ("contents", "contents"),
     ("comparison", "ours beside theirs"),
     ("sources", "sources"),
@@ -56,7 +57,8 @@ _METHOD = (
     "training, not the evaluation), Wilson over the answers scored where one seed ran; then they "
     "say nothing about other seeds, and “one seed” stands beside them. Times carry quartiles.",
     "The floor is what an answer without any knowledge of the sequence scores: the best constant "
-    "answer for Rule 110, a guess among the nodes for Depo, the commonest answer for GSM-Infinite.",
+    "answer for Rule 110, a guess among the nodes for Depo, the best constant answer for each "
+    "number of operations for GSM-Infinite.",
     "Equal compute is N = 1 given the training FLOPs of the largest N, spent on more tokens, more "
     "blocks or more width. FLOPs are counted from shapes, without rematerialisation and optimizer.",
     "Runs of the smoke preset, too short to learn anything, are listed as sources and not judged.",
@@ -66,8 +68,13 @@ _METHOD = (
 )
 
 
-def build(sources: Sequence[Source], others: Sequence[Path]) -> str:
-    """The page. `others` are Markdown tables of measurements that are no results.json."""
+def build(sources: Sequence[Source], others: Sequence[Path], drawn: Path) -> str:
+    """The page.
+
+    Args:
+      others: Markdown tables of measurements that are no results.json.
+      drawn: the figure of `overview.draw`.
+    """
     # What has a report of its own comes first; unknown experiments follow by name.
     order = [*KINDS, COST, BENCH]
     shown = sorted(
@@ -82,6 +89,7 @@ def build(sources: Sequence[Source], others: Sequence[Path]) -> str:
     judged = [source for source in shown if not source.is_smoke]
     tables = comparison.comparisons(judged)
     main = [
+        _overview(shown, drawn),
         _verdicts(judged),
         _contents(tables, shown, others),
         _comparisons(tables),
@@ -118,6 +126,23 @@ def _head(sources: Sequence[Source]) -> str:
             f"{of[0]} committed results and {of[1]} run directories."
         ),
         tag("p", "Go to ", ", ".join(link(*one) for one in _PARTS), "."),
+    )
+
+
+def _overview(sources: Sequence[Source], drawn: Path) -> str:
+    found = overview.lines(sources)
+    title = "What more passes gained over one"
+    learned = [line for line in found if line.is_learned]
+    return tag(
+        "section",
+        tag("h2", "All tasks at a glance", id="overview"),
+        paragraph(
+            "Exact accuracy of the largest N less that of N = 1, trained on the same tokens and "
+            "with the same FLOPs; “apart” where the two means' own intervals do not overlap."
+        ),
+        figure(drawn, f"{title}: the differences of the table below, a line a setting"),
+        table(title, overview.HEADER, overview.cells(learned), titled=True),
+        paragraph(overview.left_out(found), class_="quiet"),
     )
 
 

@@ -1,8 +1,8 @@
-"""The page of all results, from run directories and committed results to a file."""
+"""The page of all results and its overview, from run directories and committed results to files."""
 
 from pathlib import Path
 
-from experiments.report import files, page, sources
+from experiments.report import files, overview, page, sources
 
 
 def write(workdir: Path, committed: Path) -> tuple[list[sources.Source], Path]:
@@ -14,4 +14,7 @@ def write(workdir: Path, committed: Path) -> tuple[list[sources.Source], Path]:
     found = sources.runs(workdir) + sources.committed(committed)
     others = sorted(committed.glob("aot/*.md"))
     workdir.mkdir(parents=True, exist_ok=True)
-    return found, files.write_text(workdir / "index.html", page.build(found, others))
+    at_a_glance = overview.lines(found)
+    files.write_text(workdir / "overview.md", overview.markdown(at_a_glance))
+    drawn = files.replace(workdir / "overview.png", lambda path: overview.draw(at_a_glance, path))
+    return found, files.write_text(workdir / "index.html", page.build(found, others, drawn))

@@ -1,0 +1,228 @@
+"""Every task at a glance: what N passes gained over one, at equal tokens and at equal FLOPs.
+
+A line is one setting of one source, where the largest N stands beside N = 1. The difference of two
+means has an interval made of both (Zou and Donner, Statistics in Medicine 27, 2008): each limit
+lies as far out as the two limits on its side, added as squares. "Apart" are means whose own
+intervals do not overlap, the stricter rule that all verdicts go by. Settings in which no mean is
+above the floor say nothing about passes, and are named below the table instead.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from experiments.report import depths, rule110
+from experiments.report.conclusion import order
+from experiments.report.groups import Interval, equal_compute, equal_tokens, settings, short
+from experiments.report.kinds import kind_of
+from experiments.report.sources import Source
+from experiments.report.style import COLOURS, GREY, STYLE, save
+from experiments.report.words import PLAIN
+
+_TASKS = {
+    "cellular_automata": "Rule 110",
+    "rollout_curriculum": "Rule 110",
+    "depo": "Depo",
+    "gsm_infinite": "GSM-Infinite",
+    "smollm2_gsm": "GSM-Infinite, SmolLM2",
+}
+_DEPTHS = {"depo": "hop", "gsm_infinite": "operation", "smollm2_gsm": "operation"}
+HEADER = (
+    "task",
+    "floor",
+    "N = 1",
+    "more passes",
+    "N = 1, same FLOPs",
+    "passes at equal tokens",
+    "passes at equal FLOPs",
+    "seeds",
+    "source",
+)
+_WIDTH, _ROW, _MARGIN = 7.0, 0.24, 0.9  # inches
+
+
+class Difference(NamedTuple):
+    """A mean less another, with its 95 % interval; `apart` if their own do not overlap."""
+
+    mean: float
+    low: float
+    high: float
+    apart: bool
+
+
+class Line(NamedTuple):
+    """One setting; `cheap` is N = 1 with the FLOPs of `most`, None where that was not run."""
+
+    task: str
+    source: str
+    passes: int
+    floor: float
+    one: Interval
+    most: Interval
+    cheap: Interval | None
+
+    @property
+    def at_equal_tokens(self) -> Difference:
+        return difference(self.most, self.one)
+
+    @property
+    def at_equal_flops(self) -> Difference | None:
+        return None if self.cheap is None else difference(self.most, self.cheap)
+
+    @property
+    def seeds(self) -> int:
+        shown = (self.one, self.most, self.cheap)
+        return min(score["n"] for score in shown if score is not None)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether anything of it is above the floor."""
+        shown = (self.one, self.most, self.cheap)
+        return any(score["mean"] > self.floor for score in shown if score is not None)
+
+    @property
+    def name(self) -> str:
+        """The task, and the source where it is not the cpu preset as it comes."""
+        kind = self.source.rpartition("/")[2]
+        return self.task if kind == "cpu" else f"{self.task} ({kind})"
+
+
+def difference(first: Interval, second: Interval) -> Difference:
+    """`first - second`."""
+    (low, high), (other_low, other_high) = first["ci95"], second["ci95"]
+    mean = first["mean"] - second["mean"]
+    below = math.hypot(first["mean"] - low, other_high - second["mean"])
+    above = math.hypot(high - first["mean"], second["mean"] - other_low)
+    apart = order({"exact_accuracy": first}, {"exact_accuracy": second}) != 0
+    return Difference(mean, mean - below, mean + above, apart)
+
+
+def lines(sources: Iterable[Source]) -> list[Line]:
+    """All settings of the sources that compare N alone, by task, in the order of the sources."""
+    found: list[Line] = []
+    for source in sources:
+        if source.experiment in _TASKS and not source.is_smoke:
+            by_depth = kind_of(source.experiment).summarise is depths.summarise
+            found += (_by_depth if by_depth else _by_setting)(source)
+    tasks = list(dict.fromkeys(_TASKS.values()))
+    return sorted(found, key=lambda line: tasks.index(line.task.split(": ")[0]))
+
+
+def _by_setting(source: Source) -> list[Line]:
+    """Of Rule 110: a line a depth and budget."""
+    assert kind_of(source.experiment).summarise is rule110.summarise
+    found = []
+    for at in sorted(settings(source.summary), key=lambda at: (at.rollout_steps, at.train_tokens)):
+        groups = equal_tokens(source.summary, at)
+        matched = [g for g in equal_compute(source.summary, at) if g["match"] == "flops"]
+        name = f"t = {at.rollout_steps}, W = {at.width}, {short(at.train_tokens)} tokens"
+        if at.regime == PLAIN:
+            found += _line(source, name, groups, matched, groups)
+    return found
+
+
+def _by_depth(source: Source) -> list[Line]:
+    """Of one model that answers at several depths: a line a depth."""
+    shown = depths.headline(source.summary)
+    found = []
+    for depth in shown[0]["by_depth"] if shown else ():
+        asked = [{**group, **group["by_depth"][depth]} for group in shown]
+        equal = [group for group in asked if group["match"] == "tokens"]
+        matched = [group for group in asked if group["match"] == "flops"]
+        word = _DEPTHS[source.experiment] + ("" if depth == "1" else "s")
+        setting = f"{depth} {word}, {short(equal[0]['train_tokens'])} tokens"
+        found += _line(source, setting, equal, matched, asked)
+    return found
+
+
+def _line(
+    source: Source, setting: str, equal: Sequence[Any], matched: Sequence[Any], all_: Sequence[Any]
+) -> list[Line]:
+    one, most = equal[0], equal[-1]
+    if one["passes"] != 1 or most["passes"] == 1:
+        return []
+    return [
+        Line(
+            task=f"{_TASKS[source.experiment]}: {setting}",
+            source=source.name,
+            passes=most["passes"],
+            floor=all_[0]["floor"],
+            one=one["exact_accuracy"],
+            most=most["exact_accuracy"],
+            cheap=matched[0]["exact_accuracy"] if matched else None,
+        )
+    ]
+
+
+def cells(found: Iterable[Line]) -> list[list[str]]:
+    """The table under `HEADER`."""
+    return [
+        [
+            line.task,
+            f"{line.floor:.3f}",
+            f"{line.one['mean']:.3f}",
+            f"{line.most['mean']:.3f} (N = {line.passes})",
+            "not run" if line.cheap is None else f"{line.cheap['mean']:.3f}",
+            _quote(line.at_equal_tokens),
+            "not run" if line.at_equal_flops is None else _quote(line.at_equal_flops),
+            str(line.seeds),
+            line.source,
+        ]
+        for line in found
+    ]
+
+
+def _quote(gain: Difference) -> str:
+    text = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+    return f"{text} apart" if gain.apart else text
+
+
+def markdown(found: Sequence[Line]) -> str:
+    """The table and what it leaves out, as the README has them."""
+    rows = [HEADER, ["---"] * len(HEADER), *cells(line for line in found if line.is_learned)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{left_out(found)}\n"
+
+
+def left_out(found: Sequence[Line]) -> str:
+    """A sentence."""
+    names = [line.name for line in found if not line.is_learned]
+    return f"No mean is above the floor, so not in the table: {'; '.join(names) or 'none'}."
+
+
+def draw(found: Sequence[Line], path: Path) -> None:
+    """The differences as a forest: a row a line, filled where the intervals are apart."""
+    found = [line for line in found if line.is_learned]
+    with plt.rc_context(STYLE):
+        rows = max(len(found), 1)
+        figure, axis = plt.subplots(figsize=(_WIDTH, _MARGIN + _ROW * rows))
+        for i, line in enumerate(found):
+            _mark(axis, i - 0.15, line.at_equal_tokens, COLOURS[0])
+            _mark(axis, i + 0.15, line.at_equal_flops, COLOURS[3])
+        axis.axvline(0, color=GREY, linewidth=0.8)
+        axis.set_yticks(range(len(found)), [f"{line.name}, n = {line.seeds}" for line in found])
+        axis.set_ylim(rows - 0.5, -0.5)
+        axis.set_xlim(-1.05, 1.05)
+        axis.tick_params(axis="y", length=0)
+        axis.set_xlabel("exact accuracy: the largest N less N = 1")
+        note = "n seeds; 95 % intervals; filled: the two means' own intervals do not overlap"
+        figure.supxlabel(note, fontsize=6)
+        names = ("at equal training tokens", "at equal training FLOPs")
+        handles = [
+            Line2D([], [], color=colour, marker="o", markersize=3.5, linewidth=1)
+            for colour in (COLOURS[0], COLOURS[3])
+        ]
+        figure.legend(handles, names, loc="outside upper center", ncols=2)
+        save(figure, path)
+
+
+def _mark(axis: Axes, at: float, gain: Difference | None, colour: str) -> None:
+    if gain is None:
+        return
+    axis.plot([gain.low, gain.high], [at, at], color=colour, linewidth=1)
+    face = colour if gain.apart else "white"
+    axis.plot(gain.mean, at, "o", color=colour, markerfacecolor=face, markersize=3.5)

@@ -1,0 +1,73 @@
+"""All tasks at a glance: differences by hand, and the committed table and figure."""
+
+import math
+from pathlib import Path
+
+import pytest
+from matplotlib import image
+
+from experiments.report import overview, sources
+from experiments.report.groups import Interval
+from tests.test_report_claims import row, seeds, source
+from tests.test_report_depths import ROWS
+from tests.test_report_depths import row as depth_row
+
+ROOT = Path(__file__).parent.parent
+COMMITTED = ROOT / "experiments" / "results"
+
+
+def score(mean: float, low: float, high: float) -> Interval:
+    return {"mean": mean, "ci95": [low, high], "n": 3, "ci95_over": "seeds"}
+
+
+def test_a_difference_has_the_limits_of_both_means():
+    gain = overview.difference(score(0.8, 0.5, 0.9), score(0.3, 0.2, 0.7))
+    assert gain.mean == pytest.approx(0.5)
+    assert gain.low == pytest.approx(0.5 - math.hypot(0.3, 0.4))
+    assert gain.high == pytest.approx(0.5 + math.hypot(0.1, 0.1))
+    assert not gain.apart
+    back = overview.difference(score(0.3, 0.2, 0.7), score(0.8, 0.5, 0.9))
+    assert (back.low, back.high) == pytest.approx((-gain.high, -gain.low))
+    assert overview.difference(score(0.1, 0.0, 0.2), score(0.8, 0.5, 0.9)).apart
+
+
+def test_rule110_has_a_line_a_depth_and_the_one_pass_that_spends_on_tokens():
+    one, most = seeds(0.3), seeds(0.9, 4)
+    spent = {
+        match: row(right, match=match, train_tokens=4000, train_flops=4 * 10**9)
+        for match, right in (("flops", 0.5), ("flops_width", 0.7))
+    }
+    deeper = seeds(0.1, rollout_steps=3)  # without a larger N there is nothing to compare
+    (line,) = overview.lines([source([*one, *most, *spent.values(), *deeper])])
+    assert (line.passes, line.seeds, line.is_learned) == (4, 1, True)
+    assert line.cheap is not None
+    means = line.one["mean"], line.most["mean"], line.cheap["mean"]
+    assert means == pytest.approx((0.3, 0.9, 0.5))
+    assert line.name == "Rule 110: t = 2, W = 12, 1.0k tokens (made-up)"
+    (cells,) = overview.cells([line])
+    assert cells[2:5] == ["0.300", "0.900 (N = 4)", "0.500"]
+    assert cells[5].startswith("+0.600 [") and cells[5].endswith(" apart")
+
+
+def test_other_tasks_have_a_line_a_depth_and_what_nobody_learned_is_named():
+    first, second = overview.lines([source(ROWS, "depo")])
+    assert first.name == "Depo: 1 hop, 1.0k tokens (made-up)" and first.seeds == 2
+    assert second.task == "Depo: 10 hops, 1.0k tokens"
+    assert second.at_equal_tokens.mean == pytest.approx(0.6)
+    assert second.at_equal_flops is not None and not second.at_equal_flops.apart
+    rows = [depth_row(passes=n, right=(0.9, 0.2)) for n in (1, 2)]
+    found = overview.lines([source(rows, "gsm_infinite")])
+    assert [line.is_learned for line in found] == [True, False]  # the floor is .2
+    table, named = overview.markdown(found).split("\n\n")
+    assert len(table.splitlines()) == 3 and "not run" in table
+    assert named == f"No mean is above the floor, so not in the table: {found[1].name}.\n"
+
+
+def test_the_committed_overview_is_that_of_the_committed_results(tmp_path):
+    found = overview.lines(sources.committed(COMMITTED))
+    text = overview.markdown(found)
+    assert (COMMITTED / "overview.md").read_text() == text
+    assert text in (ROOT / "README.md").read_text()
+    overview.draw(found, tmp_path / "overview.png")
+    drawn, kept = (image.imread(at / "overview.png") for at in (tmp_path, COMMITTED))
+    assert drawn.shape == kept.shape
