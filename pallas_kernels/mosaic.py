@@ -1,8 +1,8 @@
 """The chunked gated delta rule as a Mosaic GPU kernel for Hopper, forward and backward.
 
-One warpgroup holds one sequence, one value head and 64 columns of its state, and walks the chunks
-with the state in float32 registers; what it does there is in `mosaic_forward` and
-`mosaic_backward`, after `chunk_math`. Columns of the state never meet in the forward, and in the
+One warpgroup holds one sequence, one value head and 64 columns of its state, which is float32, and
+walks the chunks; what it does there is in `mosaic_forward` and `mosaic_backward`, after
+`chunk_math`. Columns of the state never meet in the forward, and in the
 backward all that they share is linear in them and summed here. TMA brings the tokens, wgmma
 multiplies them. Nothing is saved for the backward but the inputs and, where there is more than one
 chunk, the chunk-start states.

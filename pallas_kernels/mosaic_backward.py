@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels.mosaic_plan import WIDTH, Plan, call, place, read_chunk
-from pallas_kernels.mosaic_tiles import ROWS, Gates, Operand, Tiles, shared
+from pallas_kernels.mosaic_tiles import ROWS, Gates, Operand, shared
 
 
 class Parts(NamedTuple):
@@ -91,7 +91,7 @@ def _kernel(
     barrier,
 ):
     q_ref, k_ref, v_ref, gamma_ref, beta_ref, starts_ref, dO_ref, d_final_ref = inputs
-    here, t = place(plan), Tiles(plan.chunk, plan.interpret is not None)
+    here, t = place(plan), plan.tiles
     product, stage, tokens = t.product, t.stage, t.tokens
     Q, K, DO, S, DS = Operand(q), Operand(k), Operand(dO), Operand(*state), Operand(*d_state)
     TY, V_, A, B = Operand(*ty), Operand(*v_), Operand(*a), Operand(*b)
@@ -119,7 +119,6 @@ def _kernel(
             to = ref.at[block, :, here.value * blocks + n]
             plgpu.copy_smem_to_gmem(part.at[present], to)
 
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)  # for dv to have left v
         read_chunk(
             plan,
             here,
@@ -151,6 +150,7 @@ def _kernel(
         stage(Y, TY)
         v[...] = (gates.b(WIDTH) * Y).astype(v.dtype)
         plgpu.commit_smem()
+        # It has left v long before the next chunk comes: every `write_part` waits for all before.
         plgpu.copy_smem_to_gmem(v.at[present], out.dv.at[block, :, here.value])
         stage(gates.e(WIDTH) * t.load(dO), A)
         stage(-gates.b(WIDTH) * gates.e(WIDTH) * Y, B)

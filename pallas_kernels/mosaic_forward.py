@@ -8,7 +8,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels.mosaic_plan import WIDTH, Plan, call, place, read_chunk
-from pallas_kernels.mosaic_tiles import ROWS, Gates, Operand, Tiles
+from pallas_kernels.mosaic_tiles import ROWS, Gates, Operand
 
 
 def forward(plan: Plan, save_starts: bool, *arrays: jax.Array) -> list[jax.Array]:
@@ -41,7 +41,7 @@ def forward(plan: Plan, save_starts: bool, *arrays: jax.Array) -> list[jax.Array
 def _kernel(plan: Plan, inputs, outputs, q, k, v, gamma, beta, state, a, b, barrier):
     q_ref, k_ref, v_ref, gamma_ref, beta_ref, initial_ref = inputs
     output_ref, final_ref, *starts_ref = outputs
-    here, t = place(plan), Tiles(plan.chunk, plan.interpret is not None)
+    here, t = place(plan), plan.tiles
     product, stage, tokens = t.product, t.stage, t.tokens
     Q, K, S, A, B = Operand(q), Operand(k), Operand(*state), Operand(*a), Operand(*b)
     gates = Gates(t, gamma, beta)

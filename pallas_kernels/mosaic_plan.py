@@ -10,7 +10,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels.mosaic_tiles import ROWS, Ref, shared
+from pallas_kernels.mosaic_tiles import ROWS, Ref, Tiles, shared
 
 WIDTH = 64  # columns of the state in a program: float32 [128, 64] are 64 registers a thread
 
@@ -38,6 +38,11 @@ class Plan(NamedTuple):
     def chunk(self) -> int:
         """C in the kernel, where the rows from `rows` on are zero."""
         return 32 if self.rows <= 32 else 64
+
+    @property
+    def tiles(self) -> Tiles:
+        plain = self.interpret is not None and jax.__version_info__ < (0, 11)
+        return Tiles(self.chunk, plain)
 
     @property
     def heads(self) -> int:

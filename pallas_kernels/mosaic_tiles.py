@@ -9,9 +9,9 @@ A wgmma makes 64 rows or 128, so every tile of tokens has `ROWS` of them, and th
 less: what stands in the rows from C on never gets into the others, because whoever sums over tokens
 or makes a column of each takes the first C rows only.
 
-Interpret mode (jax 0.10 and 0.11) takes neither layouts nor transposed operands. There a layout,
-which only says which thread holds what, is left away, and a transposed operand is a copy. That
-Mosaic takes the real ones, lowering shows.
+Interpret mode of jax 0.10 takes neither layouts nor transposed operands. There a layout, which only
+says which thread holds what, is left away, and a transposed operand is a copy; from 0.11 on the
+kernel is interpreted as it is.
 """
 
 from collections.abc import Callable
@@ -68,10 +68,10 @@ class Tiles(NamedTuple):
     """Operations on tiles, for chunks of `chunk` tokens, 32 or 64."""
 
     chunk: int
-    interpret: bool
+    plain: bool  # without layouts and transposed operands: see above
 
     def cast(self, x: jax.Array, layout: Any) -> jax.Array:
-        return x if self.interpret else plgpu.layout_cast(x, layout)
+        return x if self.plain else plgpu.layout_cast(x, layout)
 
     def load(self, ref: Ref) -> jax.Array:
         """A tile in registers, as float32."""
@@ -79,7 +79,7 @@ class Tiles(NamedTuple):
 
     def load_global(self, ref: Ref) -> jax.Array:
         """A float32 matrix from global memory: four threads read 32 bytes of a row."""
-        if self.interpret:
+        if self.plain:
             return ref[...]
         return plgpu.load(ref, (), layout=plgpu.Layout.WGMMA, optimized=False)
 
@@ -139,7 +139,7 @@ class Tiles(NamedTuple):
     def _oriented(self, x: Operand, use: Callable[[Ref], None]) -> None:
         if not x.transposed:
             use(x.high)
-        elif not self.interpret:
+        elif not self.plain:
             use(x.high.T)
         else:
 
