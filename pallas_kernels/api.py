@@ -10,7 +10,7 @@ from pallas_kernels import recurrent, tpu
 from pallas_kernels.oracle import gated_delta_rule_oracle
 from pallas_kernels.xla import gated_delta_rule_xla
 
-IMPLEMENTATIONS = ("oracle", "recurrent", "xla", "tpu", "gpu")
+IMPLEMENTATIONS = ("oracle", "recurrent", "xla", "tpu", "gpu", "mosaic")
 RULES = ("delta", "hebbian")
 
 
@@ -44,10 +44,10 @@ def gated_delta_rule(
       rule: `"delta"` takes what the state already says of a key out of the value that is written;
         `"hebbian"` writes the value as it is.
       implementation: `"oracle"` (token by token, in a loop), `"recurrent"` (token by token,
-        unrolled), `"xla"` (chunkwise), `"tpu"` and `"gpu"` (chunkwise, Pallas). None takes
-        `"recurrent"` for T <= 2, else by the platform that is being compiled for: `"tpu"` there if
-        it takes the arguments, `"xla"` elsewhere. `"gpu"` was never timed, so only who asks for it
-        gets it.
+        unrolled), `"xla"` (chunkwise), `"tpu"`, `"gpu"` and `"mosaic"` (chunkwise, Pallas; the last
+        on Mosaic GPU, for Hopper). None takes `"recurrent"` for T <= 2, else by the platform that
+        is being compiled for: `"tpu"` there if it takes the arguments, `"xla"` elsewhere. `"gpu"`
+        and `"mosaic"` were never timed, so only who asks for them gets them.
       chunk_size: tokens a chunk, of the chunkwise ones; None chooses it. With a decay a channel
         the memory grows with it.
       precision: of the matrix products on accelerators; None is `HIGHEST`, but `HIGH` in the
@@ -82,6 +82,13 @@ def gated_delta_rule(
 
             _refuse(implementation, not_in_kernels or gpu.refuses(q, k, v, chunk_size))
             return gpu.gated_delta_rule_gpu(*arrays, **chunkwise)
+        case "mosaic":
+            from pallas_kernels import mosaic  # its API is experimental: nobody else needs it
+
+            _refuse(
+                implementation, not_in_kernels or mosaic.refuses(q, k, v, chunk_size, precision)
+            )
+            return mosaic.gated_delta_rule_mosaic(*arrays, **chunkwise)
         case None:
             if v.shape[1] <= recurrent.LONGEST:
                 return recurrent.gated_delta_rule_recurrent(*arrays, rule=rule, precision=precision)

@@ -232,7 +232,9 @@ def adjoint_inputs(
     return Cotangents(dq, dk, x.beta * Y, d_log_decay, dbeta)
 
 
-def unit_lower_inverse(L: jax.Array, product: Product) -> jax.Array:
+def unit_lower_inverse(
+    L: jax.Array, product: Product, iota: Callable[..., jax.Array] = lax.broadcasted_iota
+) -> jax.Array:
     """Inverse of `I + L` for strictly lower triangular `L [..., C, C]`, by block doubling.
 
     X holds the inverse of the block-diagonal part with blocks of size b; one step doubles b:
@@ -240,12 +242,10 @@ def unit_lower_inverse(L: jax.Array, product: Product) -> jax.Array:
     correlated keys, where products of powers of L (Neumann squaring) lose every digit from
     C = 32 on.
     """
-    size = L.shape[-1]
-    row = lax.broadcasted_iota(jnp.int32, (size, size), 0)
-    column = lax.broadcasted_iota(jnp.int32, (size, size), 1)
+    row, column = (iota(jnp.int32, L.shape[-2:], axis) for axis in (0, 1))
     X = jnp.broadcast_to((row == column).astype(L.dtype), L.shape)
     shift = 0
-    while 1 << shift < size:
+    while 1 << shift < L.shape[-1]:
         same_pair = (row >> (shift + 1)) == (column >> (shift + 1))
         L_off = jnp.where(same_pair & ((row >> shift) > (column >> shift)), L, 0.0)
         X = X - (L_off if shift == 0 else product(product(X, L_off), X))

@@ -197,6 +197,14 @@ def test_no_kernel_is_chosen_for_what_none_takes():
             dict(rule="hebbian", implementation="gpu"),
             "'gpu' does not take rule='hebbian'; implementation='xla' does",
         ),
+        (
+            dict(rule="hebbian", implementation="mosaic"),
+            "'mosaic' does not take rule='hebbian'; implementation='xla' does",
+        ),
+        (
+            dict(implementation="mosaic"),
+            "does not take q, k, v of float32, only bfloat16; implementation='xla' does",
+        ),
         (dict(implementation="gpu"), "does not take Dk = 32, Dv = 16, only 32, 64 or 128; impl"),
         (dict(implementation="tpu"), "does not take Dk = 32, Dv = 16.*implementation='xla' does"),
     ],
@@ -215,7 +223,7 @@ def test_bad_shapes_are_named():
         gated_delta_rule(q, k, v, channels, beta, state)
 
 
-@pytest.mark.parametrize("implementation", ["tpu", "gpu"])
+@pytest.mark.parametrize("implementation", ["tpu", "gpu", "mosaic"])
 def test_kernels_refuse_a_decay_a_channel(implementation):
     arrays = (jnp.asarray(x, jnp.float32) for x in Case(7, channels=True).draw()[0])
     with pytest.raises(ValueError, match="does not take a decay a channel; implementation='xla'"):
