@@ -30,6 +30,11 @@ _MATCH = flags.DEFINE_list(
     "What N = 1 spends the training FLOPs of the largest N on: tokens, blocks, width, or flops for "
     "each of the three.",
 )
+_BASELINES = flags.DEFINE_list(
+    "baselines",
+    ["evicted", "full"],
+    "Of the preset's transformers, those to run: evicted, full; empty for none.",
+)
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where sweep directories are kept.")
 _SET = flags.DEFINE_multi_string("set", [], "path=value for any field of the config.")
 _JOBS = flags.DEFINE_integer(
@@ -103,7 +108,17 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
             evicted_seeds=seeds if preset.evicted_seeds else (),
             full_cache_seeds=seeds if preset.full_cache_seeds else (),
         )
-    return selected
+    unknown = set(_BASELINES.value) - {"evicted", "full"}
+    if unknown:
+        raise UserError(
+            f"--baselines={','.join(_BASELINES.value)} is not possible; allowed: evicted, full, or "
+            "nothing"
+        )
+    return dataclasses.replace(
+        selected,
+        evicted_seeds=selected.evicted_seeds if "evicted" in _BASELINES.value else (),
+        full_cache_seeds=selected.full_cache_seeds if "full" in _BASELINES.value else (),
+    )
 
 
 def _match(values: list[str], passes: tuple[int, ...]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Rule 110 after sleep: the paper's Fig. 2 and its baselines (arXiv 2605.26099, Section 6.1).
 
     python -m experiments.cellular_automata --preset=cpu [--passes=1,2,4] [--rollout_steps=2,3]
-        [--seeds=0,1,2] [--match=flops] [--workdir=DIR] [--set=model.d_model=128] [--dry_run]
+        [--seeds=0,1,2] [--match=flops] [--baselines=full] [--workdir=DIR]
+        [--set=model.d_model=128] [--dry_run]
 
 Trains the hybrid for every N at equal tokens, N = 1 again with the FLOPs of the largest N (spent on
 tokens, blocks or width), and the transformers whose cache is evicted and kept; then writes tables

@@ -209,6 +209,10 @@ BAD = [
     (["--rollout_steps=-1"], "--rollout_steps=-1 is not possible"),
     (["--match=luck"], "--match=luck is not possible; allowed: flops, or some of tokens, blocks"),
     (["--match=flops", "--passes=1"], "needs a larger N to match; allowed: an N > 1 in --passes"),
+    (
+        ["--baselines=full,none"],
+        "--baselines=full,none is not possible; allowed: evicted, full",
+    ),
     (["--seeds=0,0"], "--seeds=0,0 names a value twice"),
     (["--jobs=0"], "--jobs=0 is not possible"),
     (["--profile_steps=5"], "--profile_steps=5 is not possible; allowed: FIRST,LAST with 1 <= F"),
@@ -258,3 +262,16 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     assert result.returncode == 0
     assert "9 runs" in result.stdout and "hybrid-N1-t1-W7-s0-flops" in result.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "flag, models",
+    [
+        ("--baselines=", []),
+        ("--baselines=full", ["transformer-full-cache"]),
+        ("--seeds=0", ["transformer-evicted", "transformer-full-cache"]),
+    ],
+)
+def test_baselines_are_those_that_are_asked_for(tmp_path, flag, models):
+    result = ends(*arguments(tmp_path, "--dry_run", flag))
+    assert re.findall(r"^(transformer.*)-N1-", result.stdout, re.MULTILINE) == models
