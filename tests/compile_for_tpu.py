@@ -83,6 +83,9 @@ def main(chip: str, names: list[str]) -> None:
             traffic = memory.argument_size_in_bytes + memory.output_size_in_bytes
             reread = shape.bytes_moved(2, False) if spill else 0
             around = cost["bytes accessed"]  # does not see into the kernels
+            # That forward's output has no reader here. libtpu up to 0.0.42 lets it lie where a
+            # gradient is written later, newer ones count it as temporary.
+            unread = 2 * shape.B * shape.T * shape.Hv * shape.Dv
             row = {
                 "shape": name,
                 "direction": direction,
@@ -92,6 +95,7 @@ def main(chip: str, names: list[str]) -> None:
                 "roofline_bytes": roofline,
                 "temporary_bytes": memory.temp_size_in_bytes,
                 "saved_states_bytes": saved,
+                "unread_output_bytes": unread if spill and jax.__version_info__ >= (0, 11) else 0,
             }
             print(json.dumps(row), flush=True)
 

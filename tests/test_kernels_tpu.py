@@ -115,4 +115,5 @@ def test_compiles_for_the_chip_within_the_roofline(chip, shapes):
     for row in rows:
         assert row["kernels"] >= 1 and row["large_copies"] == [], row
         assert row["bytes"] <= 1.3 * row["roofline_bytes"], row
-        assert row["temporary_bytes"] <= row["saved_states_bytes"] + 0.05 * row["roofline_bytes"]
+        needed = row["saved_states_bytes"] + row["unread_output_bytes"]
+        assert row["temporary_bytes"] <= needed + 0.05 * row["roofline_bytes"], row

@@ -324,6 +324,15 @@ def test_the_committed_table_is_on_the_page(committed_page):
         assert line[9] in committed_page.text
 
 
+def same(now, then) -> bool:
+    """Equal but for the last digit of sums, which Python 3.12 adds more exactly than 3.11."""
+    if isinstance(then, dict):
+        return now.keys() == then.keys() and all(same(now[name], then[name]) for name in then)
+    if isinstance(then, list):
+        return len(now) == len(then) and all(map(same, now, then))
+    return now == (pytest.approx(then, rel=1e-13) if isinstance(then, float) else then)
+
+
 def test_groups_of_committed_results_are_those_that_they_were_committed_with():
     for source in sources.committed(COMMITTED):
         if source.rows:
@@ -333,7 +342,7 @@ def test_groups_of_committed_results_are_those_that_they_were_committed_with():
                 {name: group[name] for name in old}
                 for group, old in zip(source.summary, then, strict=True)
             ]
-            assert now == then, source.label
+            assert same(now, then), source.label
 
 
 def test_our_markdown_becomes_headings_tables_and_text():

@@ -33,11 +33,10 @@ def load_rows(sweep_dir: Path) -> list[Row]:
 
 def student_t_interval(values: Sequence[float]) -> list[float]:
     """95% interval of the mean of two or more accuracies, clipped to [0, 1]."""
-    n = len(values)
-    mean = sum(values) / n
-    variance = sum((value - mean) ** 2 for value in values) / (n - 1)
+    n, centre = len(values), mean(values)
+    variance = math.fsum((value - centre) ** 2 for value in values) / (n - 1)
     half = float(special.stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
-    return [max(0.0, mean - half), min(1.0, mean + half)]
+    return [max(0.0, centre - half), min(1.0, centre + half)]
 
 
 def wilson_interval(share: float, trials: int) -> list[float]:
