@@ -269,6 +269,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     [
         ("--baselines=", []),
         ("--baselines=full", ["transformer-full-cache"]),
+        ("--baselines=evicted", ["transformer-evicted"]),
         ("--seeds=0", ["transformer-evicted", "transformer-full-cache"]),
     ],
 )
