@@ -30,9 +30,10 @@ _MATCH = flags.DEFINE_list(
     "What N = 1 spends the training FLOPs of the largest N on: tokens, blocks, width, or flops for "
     "each of the three.",
 )
+_TRANSFORMERS = ["evicted", "full"]
 _BASELINES = flags.DEFINE_list(
     "baselines",
-    ["evicted", "full"],
+    _TRANSFORMERS,
     "Of the preset's transformers, those to run: evicted, full; empty for none.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where sweep directories are kept.")
@@ -108,8 +109,7 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
             evicted_seeds=seeds if preset.evicted_seeds else (),
             full_cache_seeds=seeds if preset.full_cache_seeds else (),
         )
-    unknown = set(_BASELINES.value) - {"evicted", "full"}
-    if unknown:
+    if not set(_BASELINES.value) <= set(_TRANSFORMERS):
         raise UserError(
             f"--baselines={','.join(_BASELINES.value)} is not possible; allowed: evicted, full, or "
             "nothing"

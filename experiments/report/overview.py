@@ -16,15 +16,15 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from experiments.report import depths, rule110
+from experiments.report import depths
 from experiments.report.conclusion import order
 from experiments.report.groups import Interval, equal_compute, equal_tokens, settings, short
 from experiments.report.kinds import kind_of
-from experiments.report.sources import Source
+from experiments.report.sources import COMMITTED, Source
 from experiments.report.style import COLOURS, GREY, STYLE, save
 from experiments.report.words import PLAIN
 
-_TASKS = {
+_TASKS = {  # in the order of the lines
     "cellular_automata": "Rule 110",
     "rollout_curriculum": "Rule 110",
     "depo": "Depo",
@@ -103,26 +103,23 @@ def difference(first: Interval, second: Interval) -> Difference:
 
 
 def lines(sources: Iterable[Source]) -> list[Line]:
-    """All settings of the sources that compare N alone, by task, in the order of the sources."""
+    """All settings of the sources that compare N alone, by experiment, else in the order given."""
+    shown = [s for s in sources if s.experiment in _TASKS and not s.is_smoke]
     found: list[Line] = []
-    for source in sources:
-        if source.experiment in _TASKS and not source.is_smoke:
-            by_depth = kind_of(source.experiment).summarise is depths.summarise
-            found += (_by_depth if by_depth else _by_setting)(source)
-    tasks = list(dict.fromkeys(_TASKS.values()))
-    return sorted(found, key=lambda line: tasks.index(line.task.split(": ")[0]))
+    for source in sorted(shown, key=lambda s: list(_TASKS).index(s.experiment)):
+        by_depth = kind_of(source.experiment).summarise is depths.summarise
+        found += (_by_depth if by_depth else _by_setting)(source)
+    return found
 
 
 def _by_setting(source: Source) -> list[Line]:
     """Of Rule 110: a line a depth and budget."""
-    assert kind_of(source.experiment).summarise is rule110.summarise
     found = []
     for at in sorted(settings(source.summary), key=lambda at: (at.rollout_steps, at.train_tokens)):
-        groups = equal_tokens(source.summary, at)
         matched = [g for g in equal_compute(source.summary, at) if g["match"] == "flops"]
         name = f"t = {at.rollout_steps}, W = {at.width}, {short(at.train_tokens)} tokens"
         if at.regime == PLAIN:
-            found += _line(source, name, groups, matched, groups)
+            found += _line(source, name, equal_tokens(source.summary, at), matched)
     return found
 
 
@@ -136,22 +133,21 @@ def _by_depth(source: Source) -> list[Line]:
         matched = [group for group in asked if group["match"] == "flops"]
         word = _DEPTHS[source.experiment] + ("" if depth == "1" else "s")
         setting = f"{depth} {word}, {short(equal[0]['train_tokens'])} tokens"
-        found += _line(source, setting, equal, matched, asked)
+        found += _line(source, setting, equal, matched)
     return found
 
 
-def _line(
-    source: Source, setting: str, equal: Sequence[Any], matched: Sequence[Any], all_: Sequence[Any]
-) -> list[Line]:
+def _line(source: Source, setting: str, equal: Sequence[Any], matched: Sequence[Any]) -> list[Line]:
+    """The one line, or none where there is no larger N beside N = 1."""
     one, most = equal[0], equal[-1]
     if one["passes"] != 1 or most["passes"] == 1:
         return []
     return [
         Line(
             task=f"{_TASKS[source.experiment]}: {setting}",
-            source=source.name,
+            source=source.name if source.origin == COMMITTED else source.label,
             passes=most["passes"],
-            floor=all_[0]["floor"],
+            floor=one["floor"],
             one=one["exact_accuracy"],
             most=most["exact_accuracy"],
             cheap=matched[0]["exact_accuracy"] if matched else None,
@@ -160,7 +156,7 @@ def _line(
 
 
 def cells(found: Iterable[Line]) -> list[list[str]]:
-    """The table under `HEADER`."""
+    """The table under `HEADER`, of what was learned."""
     return [
         [
             line.task,
@@ -174,6 +170,7 @@ def cells(found: Iterable[Line]) -> list[list[str]]:
             line.source,
         ]
         for line in found
+        if line.is_learned
     ]
 
 
@@ -184,7 +181,7 @@ def _quote(gain: Difference) -> str:
 
 def markdown(found: Sequence[Line]) -> str:
     """The table and what it leaves out, as the README has them."""
-    rows = [HEADER, ["---"] * len(HEADER), *cells(line for line in found if line.is_learned)]
+    rows = [HEADER, ["---"] * len(HEADER), *cells(found)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{left_out(found)}\n"
 
 

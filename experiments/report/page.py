@@ -132,7 +132,6 @@ def _head(sources: Sequence[Source]) -> str:
 def _overview(sources: Sequence[Source], drawn: Path) -> str:
     found = overview.lines(sources)
     title = "What more passes gained over one"
-    learned = [line for line in found if line.is_learned]
     return tag(
         "section",
         tag("h2", "All tasks at a glance", id="overview"),
@@ -141,7 +140,7 @@ def _overview(sources: Sequence[Source], drawn: Path) -> str:
             "with the same FLOPs; “apart” where the two means' own intervals do not overlap."
         ),
         figure(drawn, f"{title}: the differences of the table below, a line a setting"),
-        table(title, overview.HEADER, overview.cells(learned), titled=True),
+        table(title, overview.HEADER, overview.cells(found), titled=True),
         paragraph(overview.left_out(found), class_="quiet"),
     )
 
