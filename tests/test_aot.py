@@ -244,7 +244,7 @@ def test_parameters_split_over_64_devices(tmp_path):
 @pytest.mark.parametrize(
     "argument, message",
     [
-        ("--preset=papr", "--preset=papr is unknown; allowed: cpu, smoke, h100, paper"),
+        ("--preset=papr", "--preset=papr is unknown; allowed: cpu, narrow, smoke, h100, paper"),
         ("--experiment=x", "--experiment=x is unknown; allowed: cellular_automata, depo"),
         ("--passes=0", "--passes=0 is not possible; allowed: whole numbers N >= 1"),
         ("--batch=0", "train.batch_size=0 is not possible; allowed: >= 1"),

@@ -200,7 +200,7 @@ def test_what_others_still_hold_is_said_at_the_end(sweep, tmp_path):
 
 
 BAD = [
-    (["--preset=huge"], "--preset=huge is unknown; allowed: cpu, smoke, h100, paper"),
+    (["--preset=huge"], "--preset=huge is unknown; allowed: cpu, narrow, smoke, h100, paper"),
     (["--nope=1"], "Unknown command line flag 'nope'; allowed: --data, --fsdp, --tensor,"),
     (["--coordinator=here"], "--coordinator=here is not possible; allowed: host:port, or auto"),
     (["--process_id=1"], "--process_id=1 needs --coordinator=host:port"),
