@@ -191,16 +191,12 @@ def _run_in_workers(
     todo: Sequence[Cell], directory: Path, jobs: int, options: Options, stop: Callable[[], bool]
 ) -> int:
     context = mp.get_context("spawn")  # forking a process that has threads would be unsafe
-    queue = context.SimpleQueue()
-    for cell in todo:
-        queue.put(cell)
-    for _ in range(jobs):
-        queue.put(None)
+    taken = context.Value("i", 0)  # cells that a worker has begun; a pipe would hold some 40
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     workers = []
     for index in range(jobs):
         core = cores[index % len(cores)] if cores else None
-        arguments = (queue, directory, options, os.getpid(), core)
+        arguments = (todo, taken, directory, options, os.getpid(), core)
         workers.append(context.Process(target=_worker, args=arguments, daemon=False))
     for worker in workers:
         worker.start()
@@ -223,15 +219,29 @@ def _wait_for(workers: Sequence[BaseProcess], stop: Callable[[], bool]) -> int:
     return code or (STOPPED if stop() else 0)
 
 
-def _worker(queue: Any, directory: Path, options: Options, parent: int, core: int | None):
+def _worker(
+    todo: Sequence[Cell],
+    taken: Any,  # multiprocessing.Value, shared by all workers
+    directory: Path,
+    options: Options,
+    parent: int,
+    core: int | None,
+):
     if core is not None:
         os.sched_setaffinity(0, {core})
     _use_compilation_cache(directory, options)
     stop = StopSignal(parent)
-    while (cell := queue.get()) is not None:
+    while (cell := _next(todo, taken)) is not None:
         code = STOPPED if stop() else _run_cell(cell, directory, options, stop)
         if code:
             sys.exit(code)
+
+
+def _next(todo: Sequence[Cell], taken: Any) -> Cell | None:
+    with taken.get_lock():
+        index = taken.value
+        taken.value += 1
+    return todo[index] if index < len(todo) else None
 
 
 def write_plan(cells: Sequence[Cell], directory: Path, plan: dict[str, Any]) -> list[str]:
