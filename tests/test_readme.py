@@ -64,7 +64,7 @@ def test_rollout_curriculum():
         (line["N"], line["training tokens"], line["trained on"].partition("; ")[2]): line
         for line in named(committed("rollout_curriculum/cpu"))
     }
-    text = between("**Where does N = 1 stop?**", "**Cost**")
+    text = between("**Where does N = 1 stop?**", "**Narrower, deeper.**")
     ((header, _, *lines),) = tables(text)
     assert len(lines) == 2
     for line, regime in zip(lines, ("", "t = 1, 2 first"), strict=True):
@@ -73,3 +73,19 @@ def test_rollout_curriculum():
             assert shown == found[passes, tokens, regime]["exact accuracy [95%]"]
     both = found["4", "3.00M", "t = 1, 2 first; N = 1, 2 first"]
     assert both["exact accuracy [95%]"] in text
+
+
+def test_narrow():
+    by_seed, deeper = tables(between("**Narrower, deeper.**", "**Cost**"))
+    columns = ["seeds" if name == "by seed" else name for name in by_seed[0]]
+    lines = named(committed("cellular_automata/narrow"))
+    hybrids = [line for line in lines if line["model"] == "hybrid, gated delta"]
+    assert by_seed[2:] == [[line[name] for name in columns] for line in hybrids]
+    for (first, *shown), t in zip(deeper[2:], ("5", "6", "8"), strict=True):
+        assert first.startswith(f"t = {t}, ")
+        groups = sorted(
+            committed(f"cellular_automata/narrow_t{t}").summary,
+            key=lambda group: (group["match"] == "flops", group["passes"]),
+        )
+        means = [f"{group['exact_accuracy']['mean']:.3f}" for group in groups]
+        assert shown == [f"{groups[0]['floor']:.3f}", *means]
