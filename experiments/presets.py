@@ -91,17 +91,12 @@ def narrow() -> Preset:
     and budget were chosen, so they are not among these. Expected: see
     experiments/results/cellular_automata/narrow.
     """
-    preset = cpu()
-    config = dataclasses.replace(
-        preset.config,
-        model=dataclasses.replace(preset.config.model, d_model=16, mlp_hidden=32),
-        train=dataclasses.replace(preset.config.train, tokens=2_000_000),
-    )
+    preset = extremes(cpu(), tokens=2_000_000)
+    model = dataclasses.replace(preset.config.model, d_model=16, mlp_hidden=32)
     seeds = tuple(range(10, 18))
     return dataclasses.replace(
         preset,
-        config=config,
-        passes=(1, 4),
+        config=dataclasses.replace(preset.config, model=model),
         depths={3: seeds},
         match=("tokens", "blocks", "width"),
         matched_seeds=seeds,
