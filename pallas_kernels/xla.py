@@ -1,7 +1,8 @@
 """The chunkwise rules in plain XLA, with the closed-form backward of `chunk_math`.
 
 Everything that does not need the state is batched over chunks; a `lax.scan` over chunks carries the
-state alone, and a window of one chunk needs no scan.
+state alone, and a window of one chunk needs no scan. On CPU the scan does all of a chunk's work,
+and chunks are short: what one of them touches then stays in a core's cache.
 
 Chunks of all sequences and heads share one leading axis, G = NC * N with N = B * Hv: on CPU, where
 the arrays are small, XLA spends most of its time in index arithmetic if there are more.
@@ -10,8 +11,9 @@ A decay a channel goes through `channel_math` instead, in shorter chunks.
 """
 
 import functools
+from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ class _Form(NamedTuple):
     rule: str
     channels: bool  # each channel of the key has a decay
     precision: lax.PrecisionLike
+    one_by_one: bool  # all of a chunk's work before the next; else what needs no state at once
 
     @property
     def maths(self) -> ModuleType:
@@ -138,71 +141,96 @@ def _scan(step, state, xs, reverse: bool = False):
 
 
 class _Saved(NamedTuple):
-    """What the backward needs of the forward, over all chunks."""
+    """What the backward needs of the forward, over all chunks; T is None without key projection."""
 
-    inputs: Inputs
-    here: Local
+    chunks: _Chunks
     S0: jax.Array
     W: jax.Array
     V_: jax.Array
+    T: jax.Array | None
 
 
-def _forward(
-    c: _Chunks, initial_state: jax.Array, form: _Form
-) -> tuple[jax.Array, jax.Array, _Saved]:
-    """Returns output chunks, final state, and what the backward needs."""
-    mm = _products(form.precision)
+def _local(
+    c: _Chunks, form: _Form, mm: Products, inverse: Callable[[jax.Array], Any]
+) -> tuple[Inputs, Local]:
+    """All that needs no state."""
     gates = form.maths.decay_gates(_cumulative(c.log_decay))
     inputs = Inputs(c.q, c.k, c.v, c.beta[..., None], gates)
-    inverse = functools.partial(_inverse, product=mm.nn) if form.rule == "delta" else None
-    here = form.maths.local(inputs, mm, inverse)
+    return inputs, form.maths.local(inputs, mm, inverse if form.rule == "delta" else None)
+
+
+def _forward(state: jax.Array, c: _Chunks, form: _Form) -> tuple[jax.Array, Any]:
+    """Returns the final state, and output, S0, W, V' and T of each chunk."""
+    mm = _products(form.precision)
+    inputs, here = _local(c, form, mm, functools.partial(_inverse, product=mm.nn))
 
     def step(S0, chunk):
-        inputs, here = chunk
-        output, S1, W, V_ = form.maths.forward(inputs, here, S0, mm)
+        output, S1, W, V_ = form.maths.forward(*chunk, S0, mm)
         return S1, (output, S0, W, V_)
 
-    final_state, (output, S0, W, V_) = _scan(step, initial_state, (inputs, here))
-    return output, final_state, _Saved(inputs, here, S0, W, V_)
+    state, per_chunk = _scan(step, state, (inputs, here))
+    return state, (*per_chunk, here.T)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _chunked(c: _Chunks, initial_state: jax.Array, form: _Form):
-    output, final_state, _ = _forward(c, initial_state, form)
-    return output, final_state
-
-
-def _chunked_fwd(c, initial_state, form):
-    output, final_state, saved = _forward(c, initial_state, form)
-    return (output, final_state), saved
-
-
-def _chunked_bwd(form, saved, cotangents):
-    dO, dS_final = cotangents
+def _backward(dS: jax.Array, xs: tuple[_Saved, jax.Array], form: _Form) -> tuple[Any, _Chunks]:
+    """Returns the cotangents of the initial state and of the chunks; xs has that of the output."""
+    (c, S0, W, V_, T), dO = xs
     mm = _products(form.precision)
-    scaled = chunk_math.scaled(saved.inputs, saved.here, dO, mm)
+    # Cheaper made again than kept, but for the inverse.
+    inputs, here = _local(c, form, mm, lambda _: T)
+    scaled = chunk_math.scaled(inputs, here, dO, mm)
 
     def step(dS1, chunk):
         scaled, T, e_C, dO = chunk
         Y, dS0 = chunk_math.adjoint_state(scaled, T, e_C, dO, dS1, mm)
         return dS0, (Y, dS1)
 
-    xs = (scaled, saved.here.T, saved.inputs.gates.e_C, dO)
-    dS_initial, (Y, dS1) = _scan(step, dS_final, xs, reverse=True)
-    d = form.maths.adjoint_inputs(
-        saved.inputs, saved.here, scaled, saved.S0, saved.W, saved.V_, dO, dS1, Y, mm
-    )
+    dS, (Y, dS1) = _scan(step, dS, (scaled, here.T, inputs.gates.e_C, dO), reverse=True)
+    d = form.maths.adjoint_inputs(inputs, here, scaled, S0, W, V_, dO, dS1, Y, mm)
     d_log_decay = d.log_decay if form.channels else d.log_decay[..., 0, :]
-    return _Chunks(d.q, d.k, d.v, d_log_decay, d.beta[..., 0]), dS_initial
+    return dS, _Chunks(d.q, d.k, d.v, d_log_decay, d.beta[..., 0])
+
+
+def _walk(step, state, xs, form: _Form, reverse: bool = False):
+    """A step over all chunks, or as many over one each."""
+    step = functools.partial(step, form=form)
+    return _scan(step, state, xs, reverse) if form.one_by_one else step(state, xs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _chunked(c: _Chunks, initial_state: jax.Array, form: _Form):
+    """Returns output chunks and final state."""
+    final_state, (output, *_) = _walk(_forward, initial_state, c, form)
+    return output, final_state
+
+
+def _chunked_fwd(c, initial_state, form):
+    final_state, (output, *saved) = _walk(_forward, initial_state, c, form)
+    return (output, final_state), _Saved(c, *saved)
+
+
+def _chunked_bwd(form, saved, cotangents):
+    dO, dS_final = cotangents
+    dS_initial, d = _walk(_backward, dS_final, (saved, dO), form, reverse=True)
+    return d, dS_initial
 
 
 _chunked.defvjp(_chunked_fwd, _chunked_bwd)
 
 
-def default_chunk_size(length: int, channels: bool = False) -> int:
-    """One chunk for a short window (no loop, no padding), else 64; 16 where channels decay."""
-    longest, size = (32, 16) if channels else (96, 64)
-    return length if length <= longest else size
+def _rule(*arrays: jax.Array, form: _Form, size: int) -> tuple[jax.Array, jax.Array]:
+    """The rule in chunks of that many tokens; arrays in the order of the public function."""
+    *tokens, initial_state = arrays
+    v = tokens[2]
+    batch, length, heads = v.shape[:3]
+    dtype = jnp.result_type(jnp.float32, *(x.dtype for x in tokens))
+    chunks = _Chunks(*(_cut(x, size, dtype) for x in tokens))
+    state = initial_state.astype(dtype).reshape(-1, *initial_state.shape[2:])
+    output, final_state = _chunked(chunks, state, form)  # type: ignore[misc]
+    return (
+        _join(output, batch, heads, length, v.dtype),
+        final_state.reshape(initial_state.shape),
+    )
 
 
 def gated_delta_rule_xla(
@@ -216,23 +244,32 @@ def gated_delta_rule_xla(
     rule: str = "delta",
     chunk_size: int | None = None,
     precision: lax.PrecisionLike = None,
+    one_by_one: bool | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Chunkwise form of `oracle.gated_delta_rule_oracle`; same arguments, shapes and dtypes.
 
     Args:
       rule: "delta" or "hebbian".
-      chunk_size: C, tokens a chunk; None chooses by `default_chunk_size`.
+      chunk_size: C, tokens a chunk. None takes one chunk for a short window (no loop, no padding),
+        else 64, or 16 one by one; where channels decay, 16 and 8.
       precision: of the matrix products; None is `HIGHEST`.
+      one_by_one: whether all of a chunk's work is done before the next chunk's, or what needs no
+        state for all of them at once; None is the former on CPU, the latter elsewhere.
     """
-    batch, length, heads = v.shape[:3]
-    dtype = jnp.result_type(jnp.float32, *(x.dtype for x in (q, k, v, log_decay, beta)))
+    arrays = (q, k, v, log_decay, beta, initial_state)
+    length, channels = v.shape[1], log_decay.ndim == v.ndim
     precision = lax.Precision.HIGHEST if precision is None else precision
-    form = _Form(rule, log_decay.ndim == v.ndim, precision)
-    size = min(chunk_size or default_chunk_size(length, form.channels), length)
-    chunks = _Chunks(*(_cut(x, size, dtype) for x in (q, k, v, log_decay, beta)))
-    state = initial_state.astype(dtype).reshape(-1, *initial_state.shape[2:])
-    output, final_state = _chunked(chunks, state, form)  # type: ignore[misc]
-    return (
-        _join(output, batch, heads, length, v.dtype),
-        final_state.reshape(initial_state.shape),
-    )
+
+    def chunkwise(one_by_one: bool):
+        limits = {True: (12, 8), False: (32, 16)} if channels else {True: (32, 16), False: (96, 64)}
+        longest, size = limits[one_by_one]
+        size = min(chunk_size or (length if length <= longest else size), length)
+        form = _Form(rule, channels, precision, one_by_one and size < length)
+        return functools.partial(_rule, form=form, size=size)
+
+    if one_by_one is not None:
+        return chunkwise(one_by_one)(*arrays)
+    cpu, default = chunkwise(True), chunkwise(False)
+    if cpu.keywords == default.keywords:
+        return default(*arrays)
+    return lax.platform_dependent(*arrays, cpu=cpu, default=default)

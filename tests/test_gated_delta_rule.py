@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels import gated_delta_rule
+from pallas_kernels.xla import gated_delta_rule_xla
 from tests.rule import KEYS, Case, check, check_chained, oracle
 
 LENGTHS = (1, 7, 24, 63, 64, 65, 75, 130)
@@ -19,6 +20,9 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 BOTH: dict[str, Any] = dict(rule="hebbian", channels=True)
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+
+
+rule_at_once = functools.partial(gated_delta_rule_xla, one_by_one=False)
 
 
 @functools.cache
@@ -39,18 +43,24 @@ def test_xla_in_float32(length, keys):
     check(rule(implementation="xla"), Case(length, keys), "float32", 2e-6, 1e-5)
 
 
+@pytest.mark.parametrize("length", [64, 75, 130])
+@pytest.mark.parametrize("keys", KEYS)
+def test_xla_in_the_longer_chunks_of_other_platforms(length, keys):
+    check(rule_at_once, Case(length, keys), "float32", 2e-6, 1e-5)
+
+
 @pytest.mark.parametrize("beta", [0.0, 1.0, 1.99])
 @pytest.mark.parametrize("log_decay", [0.0, -50.0])
 @pytest.mark.parametrize("keys", ["random", "identical"])
 def test_extreme_gates(beta, log_decay, keys):
     case = Case(65, keys, beta, log_decay)
-    check(rule(implementation="xla"), case, "float64", 1e-11, 1e-10)
+    check(rule(implementation="xla", chunk_size=64), case, "float64", 1e-11, 1e-10)
 
 
 def test_float32_keeps_the_small_inverse():
     """Where Neumann squaring loses every digit: correlated keys, beta near one, long chunk."""
     case = Case(64, "correlated", 0.95, -0.01)
-    check(rule(implementation="xla"), case, "float32", 1e-5, 1e-4)
+    check(rule(implementation="xla", chunk_size=64), case, "float32", 1e-5, 1e-4)
 
 
 @pytest.mark.parametrize("implementation", [None, "xla"])
@@ -126,6 +136,18 @@ def test_the_definition_is_the_matrix_form_of_the_papers(case):
 def test_other_rules_in_chunks(form, length):
     case = Case(length, **form)
     chunkwise = rule(implementation="xla", rule=case.rule)
+    check(chunkwise, case, "float64", 1e-13, 1e-12)
+    check(chunkwise, case, "float32", 2e-6, 1e-5)
+
+
+@pytest.mark.parametrize("form", [{}, *FORMS.values(), BOTH], ids=["delta", *FORMS, "both"])
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_chunks_one_by_one_and_at_once(form, one_by_one):
+    """What runs on CPU, and what runs elsewhere."""
+    case = Case(130, **form)
+    chunkwise = functools.partial(
+        gated_delta_rule_xla, rule=case.rule, chunk_size=32, one_by_one=one_by_one
+    )
     check(chunkwise, case, "float64", 1e-13, 1e-12)
     check(chunkwise, case, "float32", 2e-6, 1e-5)
 

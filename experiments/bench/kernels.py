@@ -150,14 +150,17 @@ def bench(name: str, rounds: int, compiled: bool) -> dict[str, Any]:
     return result
 
 
-def _device_name(device: dict[str, Any]) -> str:
-    return device["host"] if device["platform"] == "cpu" else device["kind"]
+def _device_name(result: dict[str, Any]) -> str:
+    device = result["device"]
+    if device["platform"] != "cpu":
+        return device["kind"]
+    return f"{device['host']}, {result['cores_used']} used"
 
 
 def table(result: dict[str, Any]) -> str:
     """Markdown of all shapes."""
     lines = [
-        f"{_device_name(result['device'])}, load {result['load_average_before']:.1f} before; "
+        f"{_device_name(result)}, load {result['load_average_before']:.1f} before; "
         f"float32; median of {result['rounds']} turns in one process (lowest to highest).",
         "",
         "| shape | | forward ms | times xla | forward + backward ms | times xla |",
@@ -194,6 +197,7 @@ def main() -> int:
         **records.environment(distributed.make_mesh(), {"shapes": _SHAPES.value}),
         "load_average_before": os.getloadavg()[0],
         "rounds": _ROUNDS.value,
+        "cores_used": len(os.sched_getaffinity(0)),
         "shapes": {
             name: bench(name, _ROUNDS.value, _TORCH_COMPILE.value) for name in _SHAPES.value
         },
@@ -202,7 +206,7 @@ def main() -> int:
     print(text)
     out = Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
-    file = out / (re.sub(r"\W+", "-", _device_name(result["device"]).lower()) + ".json")
+    file = out / (re.sub(r"\W+", "-", _device_name(result).lower()) + ".json")
     records.write_json(file, result)
     file.with_suffix(".md").write_text(text)
     log.info("wrote %s", file)
