@@ -89,9 +89,8 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
     if flag.value is not None:
         numbers = cli.parse_numbers(flag.name, flag.value, experiment.lowest_depth, "whole numbers")
         depths = {depth: depths.get(depth, headline) for depth in numbers}
-    selected = dataclasses.replace(
-        preset, config=override(preset.config, _SET.value), passes=passes, depths=depths
-    )
+    config = _fit_vocabulary(override(preset.config, _SET.value), preset.config)
+    selected = dataclasses.replace(preset, config=config, passes=passes, depths=depths)
     for given, name in ((passes, "passes"), (depths, flag.name)):
         if not given:
             raise UserError(f"--{name}= is empty; allowed: at least one number")
@@ -180,7 +179,17 @@ def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
 def at_depth(experiment: Experiment, preset: Preset, depth: int) -> RunConfig:
     """The preset's configuration at a depth."""
     task = dataclasses.replace(preset.config.task, **{experiment.depth_flag.name: depth})
-    return experiment.adapt(dataclasses.replace(preset.config, task=task))
+    config = _fit_vocabulary(dataclasses.replace(preset.config, task=task), preset.config)
+    return experiment.adapt(config)
+
+
+def _fit_vocabulary(changed: RunConfig, before: RunConfig) -> RunConfig:
+    """A model that had just the tokens of its task has just those of the changed task."""
+    given = any(assignment.startswith("model.vocab_size=") for assignment in _SET.value)
+    if given or before.model.vocab_size != before.task.vocab_size:
+        return changed
+    model = dataclasses.replace(changed.model, vocab_size=changed.task.vocab_size)
+    return dataclasses.replace(changed, model=model)
 
 
 def main(experiment: Experiment) -> int:

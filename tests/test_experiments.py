@@ -90,3 +90,14 @@ def test_a_frozen_split_is_evaluated_on_and_a_damaged_one_refused(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "depo" / "smoke").exists()
     done = ends("experiments.freeze", "--experiment=dreams")
     assert done.returncode == 2 and "--experiment=dreams is unknown; allowed: cel" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--max_hops=3,1", "--set=task.names_vocab=9"])
+def test_the_vocabulary_follows_the_task(tmp_path, flag):
+    """Hops and names are tokens; who asks for more of them need not count them."""
+    plan = ("depo", "--preset=smoke", f"--workdir={tmp_path}", "--dry_run")
+    done = ends("experiments", *plan, flag)
+    assert done.returncode == 0, done.stderr
+    assert "hybrid-N1-n4-k" in done.stdout
+    done = ends("experiments", *plan, flag, "--set=model.vocab_size=18")
+    assert done.returncode == 2 and "model.vocab_size=18 is not possible" in done.stderr
