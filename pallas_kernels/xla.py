@@ -23,6 +23,14 @@ from pallas_kernels import channel_math, chunk_math
 from pallas_kernels.chunk_math import Inputs, Local, Products, transpose, unit_lower_inverse
 
 _TILE = 8  # the fastest of 8, 16, 32 at C = 12, 24 and 32; as fast as 16 at 64
+# Up to how many tokens a window is one chunk, and the tokens of a chunk beyond, by whether channels
+# decay and whether chunks go one by one.
+_SIZES = {
+    (False, False): (96, 64),
+    (False, True): (32, 16),
+    (True, False): (32, 16),
+    (True, True): (12, 8),
+}
 
 
 class _Form(NamedTuple):
@@ -261,8 +269,7 @@ def gated_delta_rule_xla(
     precision = lax.Precision.HIGHEST if precision is None else precision
 
     def chunkwise(one_by_one: bool):
-        limits = {True: (12, 8), False: (32, 16)} if channels else {True: (32, 16), False: (96, 64)}
-        longest, size = limits[one_by_one]
+        longest, size = _SIZES[channels, one_by_one]
         size = min(chunk_size or (length if length <= longest else size), length)
         form = _Form(rule, channels, precision, one_by_one and size < length)
         return functools.partial(_rule, form=form, size=size)
