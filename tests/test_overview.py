@@ -49,6 +49,19 @@ def test_rule110_has_a_line_a_depth_and_the_one_pass_that_spends_on_tokens():
     assert cells[5].startswith("+0.600 [") and cells[5].endswith(" apart")
 
 
+def test_a_line_says_what_was_not_done_as_usual():
+    unusual = dict(d_model=8, cache="slide", evaluation_split="validation")
+    regime = "hard eviction for 33%"
+    plain = [*seeds(0.3, **unusual), *seeds(0.9, 4, **unusual)]
+    staged = [*seeds(0.2, regime=regime, **unusual), *seeds(0.8, 4, regime=regime, **unusual)]
+    said = "d = 8, cache slides, validation split"
+    (line,) = overview.lines([source([*plain, *staged])])
+    assert line.task == f"Rule 110: t = 2, W = 12, 1.0k tokens, {said}"
+    assert line.most["mean"] == pytest.approx(0.9)
+    (line,) = overview.lines([source(staged)])
+    assert line.task == f"Rule 110: t = 2, W = 12, 1.0k tokens, {regime}, {said}"
+
+
 def test_other_tasks_have_a_line_a_depth_and_what_nobody_learned_is_named():
     first, second = overview.lines([source(ROWS, "depo")])
     assert first.name == "Depo: 1 hop, 1.0k tokens (made-up)" and first.seeds == 2

@@ -75,6 +75,15 @@ def test_rollout_curriculum():
     assert both["exact accuracy [95%]"] in text
 
 
+def test_sliding_window():
+    ((_, _, *shown),) = tables(between("**Sliding-window eviction**", "**Where does N = 1 stop?**"))
+    for name, line in zip(("sliding", "sliding_two_stages"), shown, strict=True):
+        assert f"cellular_automata/{name}/table.md" in line[0]
+        lines = named(committed(f"cellular_automata/{name}"))
+        assert line[1:] == [row["exact accuracy [95%]"] for row in lines]
+        assert re.sub(r"\s+", " ", lines[1]["seeds"]) in README.replace("\n", " ")
+
+
 def test_narrow():
     by_seed, deeper = tables(between("**Narrower, deeper.**", "**Cost**"))
     columns = ["seeds" if name == "by seed" else name for name in by_seed[0]]

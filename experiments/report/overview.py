@@ -113,13 +113,16 @@ def lines(sources: Iterable[Source]) -> list[Line]:
 
 
 def _by_setting(source: Source) -> list[Line]:
-    """Of Rule 110: a line a depth and budget."""
+    """Of Rule 110: a line a depth and budget, of the plain regime where there is one."""
     found = []
-    for at in sorted(settings(source.summary), key=lambda at: (at.rollout_steps, at.train_tokens)):
+    here = sorted(settings(source.summary), key=lambda at: (at.rollout_steps, at.train_tokens))
+    plain = [at for at in here if at.regime == PLAIN]
+    for at in plain or here:
         matched = [g for g in equal_compute(source.summary, at) if g["match"] == "flops"]
         name = f"t = {at.rollout_steps}, W = {at.width}, {short(at.train_tokens)} tokens"
-        if at.regime == PLAIN:
-            found += _line(source, name, equal_tokens(source.summary, at), matched)
+        if not plain:
+            name += f", {at.regime}"
+        found += _line(source, name, equal_tokens(source.summary, at), matched)
     return found
 
 
@@ -142,6 +145,13 @@ def _line(source: Source, setting: str, equal: Sequence[Any], matched: Sequence[
     one, most = equal[0], equal[-1]
     if one["passes"] != 1 or most["passes"] == 1:
         return []
+    row = source.row_of(one)
+    if "d_model" in row:
+        setting += f", d = {row['d_model']}"
+    if row.get("cache") == "slide":
+        setting += ", cache slides"
+    if row.get("evaluation_split") == "validation":
+        setting += ", validation split"
     return [
         Line(
             task=f"{_TASKS[source.experiment]}: {setting}",
