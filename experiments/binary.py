@@ -6,7 +6,6 @@ cells there are; `--set` reaches every field of the configuration that no flag s
 
 import dataclasses
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -204,7 +203,7 @@ def main(experiment: Experiment) -> int:
     many = machines.start() > 1
     if many and (_JOBS.value or 1) > 1:
         raise UserError(f"--jobs={_JOBS.value} is not possible with --coordinator; allowed: 1")
-    jobs = _JOBS.value or (_cores() if preset.platform == "cpu" and not many else 1)
+    jobs = _JOBS.value or (cli.usable_cores() if preset.platform == "cpu" and not many else 1)
 
     # Imports JAX, so only once the environment says how it is to run.
     from experiments import sweep
@@ -263,7 +262,3 @@ def _profile_steps(longest: int) -> tuple[int, int] | None:
             f"1 <= FIRST <= LAST <= {longest}, the steps of the longest run"
         )
     return int(steps[0]), int(steps[1])
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

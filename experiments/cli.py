@@ -88,3 +88,8 @@ class StopSignal:
 
     def __call__(self) -> bool:
         return self._asked or (self._parent is not None and os.getppid() != self._parent)
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

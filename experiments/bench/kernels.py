@@ -197,7 +197,7 @@ def main() -> int:
         **records.environment(distributed.make_mesh(), {"shapes": _SHAPES.value}),
         "load_average_before": os.getloadavg()[0],
         "rounds": _ROUNDS.value,
-        "cores_used": len(os.sched_getaffinity(0)),
+        "cores_used": cli.usable_cores(),
         "shapes": {
             name: bench(name, _ROUNDS.value, _TORCH_COMPILE.value) for name in _SHAPES.value
         },

@@ -165,7 +165,7 @@ def main() -> int:
         "batch_size": config.train.batch_size,
         "config": to_dict(config),
         "environment": records.environment(mesh, {"passes": list(passes)}),
-        "cores_used": len(os.sched_getaffinity(0)),
+        "cores_used": cli.usable_cores(),
         "load_average_before": os.getloadavg()[0],  # tells whether something else ran beside it
         "pipeline_tokens_per_second": measure.pipeline_tokens_per_second(config),
         "wake_seconds": measure.wake_seconds(config, mesh, passes),
