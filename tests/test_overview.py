@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib import image
@@ -50,7 +51,7 @@ def test_rule110_has_a_line_a_depth_and_the_one_pass_that_spends_on_tokens():
 
 
 def test_a_line_says_what_was_not_done_as_usual():
-    unusual = dict(d_model=8, cache="slide", evaluation_split="validation")
+    unusual: dict[str, Any] = dict(d_model=8, cache="slide", evaluation_split="validation")
     regime = "hard eviction for 33%"
     plain = [*seeds(0.3, **unusual), *seeds(0.9, 4, **unusual)]
     staged = [*seeds(0.2, regime=regime, **unusual), *seeds(0.8, 4, regime=regime, **unusual)]
