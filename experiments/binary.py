@@ -17,6 +17,7 @@ from experiments.presets import Preset
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
 from sleep_jax.overrides import override
+from sleep_jax.tasks.task import Task
 
 log = logging.getLogger("sleep_jax")
 
@@ -88,7 +89,12 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
     if flag.value is not None:
         numbers = cli.parse_numbers(flag.name, flag.value, experiment.lowest_depth, "whole numbers")
         depths = {depth: depths.get(depth, headline) for depth in numbers}
-    config = _fit_vocabulary(override(preset.config, _SET.value), preset.config)
+    config = override(preset.config, _SET.value)
+    if any(assignment.startswith("model.vocab_size=") for assignment in _SET.value):
+        for depth in depths:  # what is given must do as it is
+            dataclasses.replace(config, task=_task_at(experiment, config, depth)).validate()
+    else:
+        config = _fit_vocabulary(config, preset.config)
     selected = dataclasses.replace(preset, config=config, passes=passes, depths=depths)
     for given, name in ((passes, "passes"), (depths, flag.name)):
         if not given:
@@ -177,15 +183,18 @@ def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
 
 def at_depth(experiment: Experiment, preset: Preset, depth: int) -> RunConfig:
     """The preset's configuration at a depth."""
-    task = dataclasses.replace(preset.config.task, **{experiment.depth_flag.name: depth})
+    task = _task_at(experiment, preset.config, depth)
     config = _fit_vocabulary(dataclasses.replace(preset.config, task=task), preset.config)
     return experiment.adapt(config)
 
 
+def _task_at(experiment: Experiment, config: RunConfig, depth: int) -> Task:
+    return dataclasses.replace(config.task, **{experiment.depth_flag.name: depth})
+
+
 def _fit_vocabulary(changed: RunConfig, before: RunConfig) -> RunConfig:
     """A model that had just the tokens of its task has just those of the changed task."""
-    given = any(assignment.startswith("model.vocab_size=") for assignment in _SET.value)
-    if given or before.model.vocab_size != before.task.vocab_size:
+    if before.model.vocab_size != before.task.vocab_size:
         return changed
     model = dataclasses.replace(changed.model, vocab_size=changed.task.vocab_size)
     return dataclasses.replace(changed, model=model)
