@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from experiments.report import rule110, sources
+from experiments.report.words import quote
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -73,6 +74,15 @@ def test_rollout_curriculum():
             assert shown == found[passes, tokens, regime]["exact accuracy [95%]"]
     both = found["4", "3.00M", "t = 1, 2 first; N = 1, 2 first"]
     assert both["exact accuracy [95%]"] in text
+
+
+def test_four_hops():
+    (shown,) = tables(between("**Four hops**", "**GSM-Infinite**"))
+    found = {(g["passes"], g["match"]): g for g in committed("depo/four_hops").summary}
+    order = [(1, "tokens"), (4, "tokens"), (1, "flops"), (1, "flops_blocks")]
+    for line, key in zip(shown[2:], order, strict=True):
+        for depth, cell in zip("24", line[4:6], strict=True):
+            assert cell == quote(found[key]["by_depth"][depth]["exact_accuracy"])
 
 
 def test_sliding_window():
