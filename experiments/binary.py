@@ -17,7 +17,6 @@ from experiments.presets import Preset
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
 from sleep_jax.overrides import override
-from sleep_jax.tasks.task import Task
 
 log = logging.getLogger("sleep_jax")
 
@@ -92,7 +91,7 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
     config = override(preset.config, _SET.value)
     if any(assignment.startswith("model.vocab_size=") for assignment in _SET.value):
         for depth in depths:  # what is given must do as it is
-            dataclasses.replace(config, task=_task_at(experiment, config, depth)).validate()
+            _asking(experiment, config, depth).validate()
     else:
         config = _fit_vocabulary(config, preset.config)
     selected = dataclasses.replace(preset, config=config, passes=passes, depths=depths)
@@ -183,13 +182,14 @@ def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
 
 def at_depth(experiment: Experiment, preset: Preset, depth: int) -> RunConfig:
     """The preset's configuration at a depth."""
-    task = _task_at(experiment, preset.config, depth)
-    config = _fit_vocabulary(dataclasses.replace(preset.config, task=task), preset.config)
-    return experiment.adapt(config)
+    config = _asking(experiment, preset.config, depth)
+    return experiment.adapt(_fit_vocabulary(config, preset.config))
 
 
-def _task_at(experiment: Experiment, config: RunConfig, depth: int) -> Task:
-    return dataclasses.replace(config.task, **{experiment.depth_flag.name: depth})
+def _asking(experiment: Experiment, config: RunConfig, depth: int) -> RunConfig:
+    """The configuration with that depth in its task, and nothing else changed."""
+    task = dataclasses.replace(config.task, **{experiment.depth_flag.name: depth})
+    return dataclasses.replace(config, task=task)
 
 
 def _fit_vocabulary(changed: RunConfig, before: RunConfig) -> RunConfig:
