@@ -58,7 +58,7 @@ def test_a_line_says_what_was_not_done_as_usual():
     said = "d = 8, cache slides, validation split"
     (line,) = overview.lines([source([*plain, *staged])])
     assert line.task == f"Rule 110: t = 2, W = 12, 1.0k tokens, {said}"
-    assert line.most["mean"] == pytest.approx(0.9)
+    assert line.most["mean"] == pytest.approx(0.9) and line.scouted
     (line,) = overview.lines([source(staged)])
     assert line.task == f"Rule 110: t = 2, W = 12, 1.0k tokens, {regime}, {said}"
 
@@ -85,3 +85,14 @@ def test_the_committed_overview_is_that_of_the_committed_results(tmp_path):
     overview.draw(found, tmp_path / "overview.png")
     drawn, kept = (image.imread(at / "overview.png") for at in (tmp_path, COMMITTED))
     assert drawn.shape == kept.shape
+
+
+def test_the_figure_leaves_scouts_to_the_table(tmp_path):
+    tested = overview.lines([source([*seeds(0.3), *seeds(0.9, 4)])])
+    split: dict[str, Any] = dict(evaluation_split="validation")
+    scouted = overview.lines([source([*seeds(0.3, **split), *seeds(0.9, 4, **split)])])
+    assert len(overview.cells([*tested, *scouted])) == 2
+    overview.draw([*tested, *scouted], tmp_path / "both.png")
+    overview.draw(tested, tmp_path / "tested.png")
+    both, alone = ((tmp_path / f"{name}.png").read_bytes() for name in ("both", "tested"))
+    assert both == alone

@@ -43,7 +43,7 @@ HEADER = (
     "seeds",
     "source",
 )
-_WIDTH, _ROW, _MARGIN = 7.0, 0.24, 0.9  # inches
+_WIDTH, _ROW, _MARGIN = 8.5, 0.24, 0.9  # inches
 
 
 class Difference(NamedTuple):
@@ -56,7 +56,10 @@ class Difference(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One setting; `cheap` is N = 1 with the FLOPs of `most`, None where that was not run."""
+    """One setting; `cheap` is N = 1 with the FLOPs of `most`, None where that was not run.
+
+    `scouted` is what was scored on the validation split.
+    """
 
     task: str
     source: str
@@ -65,6 +68,7 @@ class Line(NamedTuple):
     one: Interval
     most: Interval
     cheap: Interval | None
+    scouted: bool
 
     @property
     def at_equal_tokens(self) -> Difference:
@@ -150,7 +154,8 @@ def _line(source: Source, setting: str, equal: Sequence[Any], matched: Sequence[
         setting += f", d = {row['d_model']}"
     if row.get("cache") == "slide":
         setting += ", cache slides"
-    if row.get("evaluation_split") == "validation":
+    scouted = row.get("evaluation_split") == "validation"
+    if scouted:
         setting += ", validation split"
     return [
         Line(
@@ -161,6 +166,7 @@ def _line(source: Source, setting: str, equal: Sequence[Any], matched: Sequence[
             one=one["exact_accuracy"],
             most=most["exact_accuracy"],
             cheap=matched[0]["exact_accuracy"] if matched else None,
+            scouted=scouted,
         )
     ]
 
@@ -202,8 +208,11 @@ def left_out(found: Sequence[Line]) -> str:
 
 
 def draw(found: Sequence[Line], path: Path) -> None:
-    """The differences as a forest: a row a line, filled where the intervals are apart."""
-    found = [line for line in found if line.is_learned]
+    """The differences as a forest: a row a line, filled where the intervals are apart.
+
+    Scouts are left to the table: the interval of one seed would look surer than that of eight.
+    """
+    found = [line for line in found if line.is_learned and not line.scouted]
     with plt.rc_context(STYLE):
         rows = max(len(found), 1)
         figure, axis = plt.subplots(figsize=(_WIDTH, _MARGIN + _ROW * rows))
@@ -216,7 +225,10 @@ def draw(found: Sequence[Line], path: Path) -> None:
         axis.set_xlim(-1.05, 1.05)
         axis.tick_params(axis="y", length=0)
         axis.set_xlabel("exact accuracy: the largest N less N = 1")
-        note = "n seeds; 95 % intervals; filled: the two means' own intervals do not overlap"
+        note = (
+            "n seeds; 95 % intervals; filled: the two means' own intervals do not overlap; "
+            "test split (what was scored on the validation split is in the table alone)"
+        )
         figure.supxlabel(note, fontsize=6)
         names = ("at equal training tokens", "at equal training FLOPs")
         handles = [
