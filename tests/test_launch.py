@@ -36,9 +36,10 @@ for argument; do
 done
 exec "${@:2}"
 """
+# One write a line: two of these share a pipe, and with PYTHONUNBUFFERED print writes its newline apart.
 PYTHON = """#!/usr/bin/env python3
 import json, os, sys
-print(json.dumps([os.getcwd(), *sys.argv[1:]]))
+os.write(1, (json.dumps([os.getcwd(), *sys.argv[1:]]) + "\\n").encode())
 """
 
 
