@@ -36,7 +36,7 @@ for argument; do
 done
 exec "${@:2}"
 """
-# One write a line: two of these share a pipe, and with PYTHONUNBUFFERED print writes its newline apart.
+# One write a line: two of these share a pipe, and where PYTHONUNBUFFERED is set print makes two.
 PYTHON = """#!/usr/bin/env python3
 import json, os, sys
 os.write(1, (json.dumps([os.getcwd(), *sys.argv[1:]]) + "\\n").encode())

@@ -72,27 +72,46 @@ def test_other_tasks_have_a_line_a_depth_and_what_nobody_learned_is_named():
     rows = [depth_row(passes=n, right=(0.9, 0.2)) for n in (1, 2)]
     found = overview.lines([source(rows, "gsm_infinite")])
     assert [line.is_learned for line in found] == [True, False]  # the floor is .2
-    table, named = overview.markdown(found).split("\n\n")
+    table = overview.table(found)
     assert len(table.splitlines()) == 3 and "not run" in table
-    assert named == f"No mean is above the floor, so not in the table: {found[1].name}.\n"
+    named = overview.markdown(found).rpartition("\n\n")[2]
+    assert named == f"No mean is above the floor, so in no table: {found[1].name}.\n"
+
+
+def test_results_come_before_what_has_few_seeds_or_was_tuned_on():
+    three = [row(right, n, seed=seed) for n, right in ((1, 0.3), (4, 0.9)) for seed in range(3)]
+    two = [one for one in three if one["seed"] < 2]
+    scouts = [{**one, "evaluation_split": "validation"} for one in three]
+    found = overview.lines([source(rows) for rows in (two, three, scouts)])
+    assert [line.is_main for line in found] == [False, True, False]
+    main, rest = overview.parts(found).values()
+    assert main == [found[1]] and rest == [found[0], found[2]]
+    _, first, _, second, _ = overview.markdown(found).split("\n\n")
+    assert first + "\n" == overview.table(main) and second + "\n" == overview.table(rest)
+
+
+def test_a_sweep_that_repeats_another_is_shown_once():
+    rows = [*seeds(0.3), *seeds(0.9, 4)]
+    again, other = source(rows), source([*rows, row(0.5, match="flops", train_tokens=4000)])
+    assert overview.lines([again, again]) == overview.lines([again])
+    assert len(overview.lines([again, other])) == 2
 
 
 def test_the_committed_overview_is_that_of_the_committed_results(tmp_path):
     found = overview.lines(sources.committed(COMMITTED))
-    text = overview.markdown(found)
-    assert (COMMITTED / "overview.md").read_text() == text
-    assert text in (ROOT / "README.md").read_text()
+    assert (COMMITTED / "overview.md").read_text() == overview.markdown(found)
+    main, _ = overview.parts(found).values()
+    assert overview.table(main) in (ROOT / "README.md").read_text()
     overview.draw(found, tmp_path / "overview.png")
     drawn, kept = (image.imread(at / "overview.png") for at in (tmp_path, COMMITTED))
     assert drawn.shape == kept.shape
 
 
-def test_the_figure_leaves_scouts_to_the_table(tmp_path):
-    tested = overview.lines([source([*seeds(0.3), *seeds(0.9, 4)])])
-    split: dict[str, Any] = dict(evaluation_split="validation")
-    scouted = overview.lines([source([*seeds(0.3, **split), *seeds(0.9, 4, **split)])])
-    assert len(overview.cells([*tested, *scouted])) == 2
-    overview.draw([*tested, *scouted], tmp_path / "both.png")
-    overview.draw(tested, tmp_path / "tested.png")
-    both, alone = ((tmp_path / f"{name}.png").read_bytes() for name in ("both", "tested"))
-    assert both == alone
+def test_the_figure_has_the_first_table_alone(tmp_path):
+    rows = [row(right, n, seed=seed) for n, right in ((1, 0.3), (4, 0.9)) for seed in range(3)]
+    tested = overview.lines([source(rows)])
+    scouts = [source([{**one, "evaluation_split": "validation"} for one in rows])]
+    few = [source([one for one in rows if one["seed"] < 2])]
+    for name, found in {"tested": [], "both": scouts, "all": few}.items():
+        overview.draw([*tested, *overview.lines(found)], tmp_path / f"{name}.png")
+    assert len({path.read_bytes() for path in tmp_path.glob("*.png")}) == 1

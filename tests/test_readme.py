@@ -1,4 +1,4 @@
-"""The numbers of the README are those of the committed results, to the digit."""
+"""The numbers of README and experiments/results/README are those of the results, to the digit."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,9 @@ from experiments.report import rule110, sources
 from experiments.report.words import quote
 
 ROOT = Path(__file__).parent.parent
+COMMITTED = ROOT / "experiments" / "results"
 README = (ROOT / "README.md").read_text()
+RESULTS = (COMMITTED / "README.md").read_text()
 
 
 def tables(text: str) -> list[list[list[str]]]:
@@ -18,13 +20,16 @@ def tables(text: str) -> list[list[list[str]]]:
     ]
 
 
-def between(start: str, end: str) -> str:
-    return README.partition(start)[2].partition(end)[0]
+def section(text: str, title: str) -> str:
+    """What stands under a heading, up to the next."""
+    (found,) = re.findall(
+        rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL
+    )
+    return found
 
 
 def committed(name: str) -> sources.Source:
-    path = ROOT / "experiments" / "results" / name / "results.json"
-    return sources.load(path, sources.COMMITTED, name)
+    return sources.load(COMMITTED / name / "results.json", sources.COMMITTED, name)
 
 
 def named(source: sources.Source) -> list[dict[str, str]]:
@@ -39,7 +44,7 @@ def named(source: sources.Source) -> list[dict[str, str]]:
 
 
 def test_cellular_automata():
-    cpu, matched = tables(between("## Measured", "\n## "))
+    (cpu,) = tables(section(README, "Measured"))
     source = committed("cellular_automata/cpu")
     columns = [i for i, name in enumerate(rule110.HEADER) if name != "parameters"]
     assert cpu[0] == [rule110.HEADER[i] for i in columns]
@@ -53,6 +58,10 @@ def test_cellular_automata():
             if line["t"] == t
         )
         assert f"By seed, t = {t}: {said}." in README
+
+
+def test_what_else_the_same_flops_buy():
+    (matched,) = tables(section(RESULTS, "Rule 110: what else could the same FLOPs buy?"))
     names = ("N", "parameters", "training tokens", "exact accuracy [95%]", "seeds")
     lines = named(committed("cellular_automata/cpu_matched"))
     shown = [line for line in lines if line["N"] != "1" or "compute" in line["trained on"]]
@@ -65,7 +74,7 @@ def test_rollout_curriculum():
         (line["N"], line["training tokens"], line["trained on"].partition("; ")[2]): line
         for line in named(committed("rollout_curriculum/cpu"))
     }
-    text = between("**Where does N = 1 stop?**", "**Narrower, deeper.**")
+    text = section(RESULTS, "Where does N = 1 stop?")
     ((header, _, *lines),) = tables(text)
     assert len(lines) == 2
     for line, regime in zip(lines, ("", "t = 1, 2 first"), strict=True):
@@ -77,7 +86,7 @@ def test_rollout_curriculum():
 
 
 def test_four_hops():
-    (shown,) = tables(between("**Four hops**", "**GSM-Infinite**"))
+    (shown,) = tables(section(RESULTS, "Four hops"))
     found = {(g["passes"], g["match"]): g for g in committed("depo/four_hops").summary}
     order = [(1, "tokens"), (4, "tokens"), (1, "flops"), (1, "flops_blocks")]
     for line, key in zip(shown[2:], order, strict=True):
@@ -86,27 +95,41 @@ def test_four_hops():
 
 
 def test_sliding_window():
-    ((_, _, *shown),) = tables(between("**Sliding-window eviction**", "**Where does N = 1 stop?**"))
+    ((_, _, *shown),) = tables(section(RESULTS, "Sliding-window eviction"))
     for name, line in zip(("sliding", "sliding_two_stages"), shown, strict=True):
         assert f"cellular_automata/{name}/table.md" in line[0]
         lines = named(committed(f"cellular_automata/{name}"))
         assert line[1:] == [row["exact accuracy [95%]"] for row in lines]
-        assert re.sub(r"\s+", " ", lines[1]["seeds"]) in README.replace("\n", " ")
+        assert re.sub(r"\s+", " ", lines[1]["seeds"]) in RESULTS.replace("\n", " ")
 
 
 def test_narrow():
-    by_seed, deeper = tables(between("**Narrower, deeper.**", "**Cost**"))
+    by_seed, deeper = tables(section(RESULTS, "Narrower, deeper"))
     columns = ["seeds" if name == "by seed" else name for name in by_seed[0]]
     lines = named(committed("cellular_automata/narrow"))
     hybrids = [line for line in lines if line["model"] == "hybrid, gated delta"]
     assert by_seed[2:] == [[line[name] for name in columns] for line in hybrids]
     assert len(deeper[2:]) == 5
     for first, *shown in deeper[2:]:
-        (name,) = re.findall(r"\((experiments/results/\S+)/table.md\)", first)
+        (name,) = re.findall(r"\(([^()\s]+)/table.md\)", first)
         groups = sorted(
-            committed(name.removeprefix("experiments/results/")).summary,
+            committed(name).summary,
             key=lambda group: (group["match"] == "flops", group["passes"]),
         )
         assert first.startswith(f"t = {groups[0]['rollout_steps']}, W = {groups[0]['width']}, ")
         means = [f"{group['exact_accuracy']['mean']:.3f}" for group in groups]
         assert shown == [f"{groups[0]['floor']:.3f}", *means]
+
+
+def test_links_lead_somewhere():
+    for page in (ROOT / "README.md", COMMITTED / "README.md", ROOT / "pallas_kernels/README.md"):
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if "://" in link:
+                continue
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page}: {link}"
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+                anchors = [re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles]
+                assert anchor in anchors, f"{page}: {link}"

@@ -4,7 +4,7 @@ A line is one setting of one source, where the largest N stands beside N = 1. Th
 means has an interval made of both (Zou and Donner, Statistics in Medicine 27, 2008): each limit
 lies as far out as the two limits on its side, added as squares. "Apart" are means whose own
 intervals do not overlap, the stricter rule that all verdicts go by. Settings in which no mean is
-above the floor say nothing about passes, and are named below the table instead.
+above the floor say nothing about passes, and are named below the tables instead.
 """
 
 import math
@@ -43,6 +43,7 @@ HEADER = (
     "seeds",
     "source",
 )
+_SEEDS = 3  # the fewest of a result in the first table and the figure
 _WIDTH, _ROW, _MARGIN = 8.5, 0.24, 0.9  # inches
 
 
@@ -84,6 +85,11 @@ class Line(NamedTuple):
         return min(score["n"] for score in shown if score is not None)
 
     @property
+    def is_main(self) -> bool:
+        """Whether it is more than a scout: on the test split, with seeds enough for an interval."""
+        return not self.scouted and self.seeds >= _SEEDS
+
+    @property
     def is_learned(self) -> bool:
         """Whether anything of it is above the floor."""
         shown = (self.one, self.most, self.cheap)
@@ -113,7 +119,9 @@ def lines(sources: Iterable[Source]) -> list[Line]:
     for source in sorted(shown, key=lambda s: list(_TASKS).index(s.experiment)):
         by_depth = kind_of(source.experiment).summarise is depths.summarise
         found += (_by_depth if by_depth else _by_setting)(source)
-    return found
+    said = [line._replace(source="") for line in found]
+    # A sweep that repeats another to the bit has nothing of its own to say.
+    return [line for i, line in enumerate(found) if said[i] not in said[:i]]
 
 
 def _by_setting(source: Source) -> list[Line]:
@@ -195,24 +203,38 @@ def _quote(gain: Difference) -> str:
     return f"{text} apart" if gain.apart else text
 
 
+def parts(found: Sequence[Line]) -> dict[str, list[Line]]:
+    """Results, then what is less than that, each under its title."""
+    return {
+        f"Test split, {_SEEDS} seeds or more": [line for line in found if line.is_main],
+        "Fewer seeds, or the validation split": [line for line in found if not line.is_main],
+    }
+
+
 def markdown(found: Sequence[Line]) -> str:
-    """The table and what it leaves out, as the README has them."""
+    """The tables and what they leave out."""
+    tables = [f"{title}:\n\n{table(part)}\n" for title, part in parts(found).items()]
+    return "".join(tables) + f"{left_out(found)}\n"
+
+
+def table(found: Iterable[Line]) -> str:
+    """`cells` in Markdown."""
     rows = [HEADER, ["---"] * len(HEADER), *cells(found)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{left_out(found)}\n"
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def left_out(found: Sequence[Line]) -> str:
     """A sentence."""
     names = [line.name for line in found if not line.is_learned]
-    return f"No mean is above the floor, so not in the table: {'; '.join(names) or 'none'}."
+    return f"No mean is above the floor, so in no table: {'; '.join(names) or 'none'}."
 
 
 def draw(found: Sequence[Line], path: Path) -> None:
     """The differences as a forest: a row a line, filled where the intervals are apart.
 
-    Scouts are left to the table: the interval of one seed would look surer than that of eight.
+    The rest is left to the table: the interval of one seed would look surer than that of eight.
     """
-    found = [line for line in found if line.is_learned and not line.scouted]
+    found = [line for line in found if line.is_learned and line.is_main]
     with plt.rc_context(STYLE):
         rows = max(len(found), 1)
         figure, axis = plt.subplots(figsize=(_WIDTH, _MARGIN + _ROW * rows))
@@ -226,8 +248,8 @@ def draw(found: Sequence[Line], path: Path) -> None:
         axis.tick_params(axis="y", length=0)
         axis.set_xlabel("exact accuracy: the largest N less N = 1")
         note = (
-            "n seeds; 95 % intervals; filled: the two means' own intervals do not overlap; "
-            "test split (what was scored on the validation split is in the table alone)"
+            f"n seeds, {_SEEDS} or more; test split; 95 % intervals; "
+            "filled: the two means' own intervals do not overlap"
         )
         figure.supxlabel(note, fontsize=6)
         names = ("at equal training tokens", "at equal training FLOPs")

@@ -139,8 +139,11 @@ def _overview(sources: Sequence[Source], drawn: Path) -> str:
             "Exact accuracy of the largest N less that of N = 1, trained on the same tokens and "
             "with the same FLOPs; “apart” where the two means' own intervals do not overlap."
         ),
-        figure(drawn, f"{title}: the differences of the table below, a line a setting"),
-        table(title, overview.HEADER, overview.cells(found), titled=True),
+        figure(drawn, f"{title}: the differences of the first table below, a line a setting"),
+        *(
+            table(f"{title}. {name}", overview.HEADER, overview.cells(part), titled=True)
+            for name, part in overview.parts(found).items()
+        ),
         paragraph(overview.left_out(found), class_="quiet"),
     )
 
