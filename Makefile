@@ -21,7 +21,7 @@ else
 PARITY_PYTHON := $(PYTHON)
 endif
 
-.PHONY: help experiment pretrained tables freeze aot test test-multidevice test-parity bench bench-kernels lint clean
+.PHONY: help experiment pretrained tables freeze aot test test-multidevice test-device test-parity bench bench-kernels lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo '                the training step compiled for TPUs without one: memory, cost, roofline'
 	@echo 'make test       all tests (ARGS goes to pytest)'
 	@echo 'make test-multidevice  eight simulated devices, and real processes over loopback'
+	@echo 'make test-device  the kernels on the accelerator at hand, against the float64 oracle'
 	@echo 'make test-parity  our layers against PyTorch transformers, made afresh (installs torch)'
 	@echo 'make bench      speed of the training step, beside PyTorch (installs torch)'
 	@echo 'make bench-kernels  speed of the gated delta rule, beside PyTorch (installs torch)'
@@ -67,6 +68,9 @@ test-multidevice: $(test_extra)
 
 test-parity: $(parity)
 	$(PARITY_PYTHON) -m pytest tests/test_parity.py tests/test_parity_pretrained.py -rs $(ARGS)
+
+test-device: $(test_extra)
+	TEST_DEVICE=1 $(PYTHON) -m pytest tests/test_kernels_device.py -rs $(ARGS)
 
 bench: $(parity)
 	$(PARITY_PYTHON) -m experiments.bench.training $(ARGS)

@@ -29,6 +29,14 @@ class Shape(NamedTuple):
             return 4 * keys + 3 * values + 2 * gates + 3 * state
         return 2 * keys + 2 * values + gates + 2 * state
 
+    def flops(self, backward: bool) -> int:
+        """Of the recurrence's own products, S k, the write and S q; twice as many backward.
+
+        A chunkwise form does more, between the tokens of a chunk, to have matrix products at all.
+        """
+        forward = 6 * self.B * self.T * self.Hv * self.Dk * self.Dv
+        return 2 * forward if backward else forward
+
 
 SHAPES = {
     "S1": Shape(B=8, T=4096, H=16, Hv=16, Dk=128, Dv=128),  # a pretrained model's long sequence

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.bench import measure
+from experiments.bench import measure, timing
 from sleep_jax import distributed
 from sleep_jax.config import ModelConfig, RunConfig, SleepConfig
 from sleep_jax.model import decoder
@@ -112,9 +112,9 @@ def by_context(
             session.feed(tokens)
             calls[name] = Awake(session)
         fed = length
-        seconds = measure.turns(calls, rounds)
-        growing = Transformer(transformer, params, length, measure.WARM_UP + rounds)
-        seconds |= measure.turns({TRANSFORMER: growing}, rounds)
+        seconds = timing.turns(calls, rounds)
+        growing = Transformer(transformer, params, length, timing.WARM_UP + rounds)
+        seconds |= timing.turns({TRANSFORMER: growing}, rounds)
         bytes_of = {name: size(session.state) for name, session in sessions.items()}
         bytes_of[TRANSFORMER] = size(growing.state)
         rows += [
@@ -138,10 +138,10 @@ def by_passes(
         session.feed(tokens)
 
     def rows(kind: Callable[[Session], Callable[[], None]], rounds: int) -> list[Row]:
-        seconds = measure.turns({key: kind(s) for key, s in sessions.items()}, rounds)
+        seconds = timing.turns({key: kind(s) for key, s in sessions.items()}, rounds)
         return [{"model": c, "passes": n, **spread(t)} for (c, n), t in seconds.items()]
 
-    return rows(Awake, rounds), rows(Asleep, measure.ROUNDS)
+    return rows(Awake, rounds), rows(Asleep, timing.ROUNDS)
 
 
 def training(config: RunConfig, passes: tuple[int, ...], rounds: int) -> list[Row]:
@@ -149,7 +149,7 @@ def training(config: RunConfig, passes: tuple[int, ...], rounds: int) -> list[Ro
     mesh = distributed.make_mesh()
     steppers = {n: measure.Stepper(measure.at(config, n), mesh) for n in passes}
     rows = []
-    for n, times in measure.turns(steppers, rounds).items():
+    for n, times in timing.turns(steppers, rounds).items():
         row = {"passes": n, **spread(times), "temporary_bytes": steppers[n].temporary_bytes}
         rows.append({**row, "tokens_per_second": config.tokens_per_step / row["seconds"]})
     return rows

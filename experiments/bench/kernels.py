@@ -1,105 +1,47 @@
-"""Speed of the gated delta rule by implementation, beside PyTorch's and a plain token scan.
+"""Speed of the gated delta rule by implementation, beside PyTorch's, FLA's and a plain token scan.
 
-    python -m experiments.bench.kernels [--shapes=C1,C2] [--torch_compile]
+    python -m experiments.bench.kernels [--shapes=C1,C2] [--dtype=float32] [--torch_compile]
         [--out=pallas_kernels/results]
 
-Forward, and forward with backward (all six gradients, cotangents on both outputs), in one process;
-what is compared takes turns. Every peer is first held against ours on the same arrays. Writes
-`<out>/<device>.json` and a Markdown table beside it.
+Forward, and forward with backward (all six gradients, cotangents on both outputs), in one process
+and on one device; what is compared takes turns. Every implementation is first held against "xla" in
+float32 on the same arrays. Times stand beside the least that the device's own copy and product,
+measured in the same process, leave. Writes `<out>/<device>.json` and a Markdown table beside it.
+
+On a GPU without network: `pip install fla-core` into a folder, carry it, name it in PYTHONPATH.
 """
 
-# torch and transformers are not among the suite's own packages.
-# pyright: reportMissingImports=false
-
 import logging
+import math
 import os
 import re
 import statistics
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from experiments import cli
-from pallas_kernels.shapes import SHAPES, Shape
+from pallas_kernels.shapes import SHAPES
 from sleep_jax.errors import UserError
 
 log = logging.getLogger("sleep_jax")
 
-_SHAPES = flags.DEFINE_list("shapes", ["C1", "C2"], f"Of {', '.join(SHAPES)}.")
+_DTYPES = ("float32", "bfloat16")
+_SHAPES = flags.DEFINE_list(
+    "shapes", None, f"Of {', '.join(SHAPES)}; by default C1, C2 on a CPU, else S1 to S4."
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, _DTYPES, "Of the tokens; by default float32 on a CPU, else bfloat16."
+)
 _OUT = flags.DEFINE_string("out", "pallas_kernels/results", "Directory of the results.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Timed turns of each implementation.")
 _TORCH_COMPILE = flags.DEFINE_boolean("torch_compile", False, "Also torch.compile of the peer.")
 
-TOLERANCE = 1e-4
-Call = Callable[[], Any]
-
-
-def inputs_of(shape: Shape) -> tuple[list[Any], list[Any]]:
-    """float32 NumPy inputs and cotangents; unit keys, decays of a trained model's size."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    keys, gates = (shape.B, shape.T, shape.H, shape.Dk), (shape.B, shape.T, shape.Hv)
-    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
-    state = rng.normal(size=(shape.B, shape.Hv, shape.Dk, shape.Dv))
-    inputs = [
-        unit(rng.normal(size=keys)) * shape.Dk**-0.5,
-        unit(rng.normal(size=keys)),
-        rng.normal(size=(*gates, shape.Dv)),
-        -rng.exponential(0.1, size=gates),
-        rng.uniform(size=gates),
-        state,
-    ]
-    cotangents = [rng.normal(size=(*gates, shape.Dv)), rng.normal(size=state.shape)]
-    return [x.astype(np.float32) for x in inputs], [x.astype(np.float32) for x in cotangents]
-
-
-def jax_calls(implementation: str, shape: Shape) -> dict[str, Call]:
-    """Forward, and forward with backward, of one of ours."""
-    import jax
-    import jax.numpy as jnp
-
-    from pallas_kernels import gated_delta_rule
-
-    inputs, cotangents = jax.tree.map(jnp.asarray, inputs_of(shape))
-
-    def rule(*arrays):
-        return gated_delta_rule(*arrays, implementation=implementation)
-
-    def both(arrays, down):
-        outputs, pullback = jax.vjp(rule, *arrays)
-        return outputs, pullback(tuple(down))
-
-    forward, both = jax.jit(rule), jax.jit(both)
-    return {
-        "forward": lambda: jax.block_until_ready(forward(*inputs)),
-        "both": lambda: jax.block_until_ready(both(inputs, cotangents)),
-    }
-
-
-def torch_calls(shape: Shape, compiled: bool) -> dict[str, Call]:
-    """The same by the chunk function of transformers' Qwen3-Next, which wants equal head counts."""
-    import torch
-
-    from experiments.bench.torch_peer import chunk_rule
-
-    inputs, cotangents = ([torch.from_numpy(x) for x in part] for part in inputs_of(shape))
-    rule = torch.compile(chunk_rule, dynamic=False) if compiled else chunk_rule
-
-    def forward():
-        with torch.no_grad():
-            return rule(*inputs)
-
-    def both():
-        leaves = [x.detach().requires_grad_() for x in inputs]
-        outputs = rule(*leaves)
-        gradients = torch.autograd.grad(outputs, leaves, cotangents)
-        return [x.detach() for x in outputs], gradients
-
-    return {"forward": forward, "both": both}
+_TURN_SECONDS = 0.02  # of a turn on an accelerator, so that starting kernels is not what is timed
+DIRECTIONS = {"forward": "forward", "both": "forward + backward"}
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
@@ -107,45 +49,84 @@ def spread(seconds: list[float]) -> dict[str, float]:
     return {"median": statistics.median(seconds), "lowest": min(seconds), "highest": max(seconds)}
 
 
-def _disagreement(ours: Any, theirs: Any) -> float:
-    """Largest relative norm of a difference, over outputs and gradients."""
+def _repeats(call: Any) -> int:
+    """Runs a turn: one on a CPU, on an accelerator as many as fill `_TURN_SECONDS`."""
+    import jax
+
+    if jax.default_backend() == "cpu":
+        return 1
+    start = time.perf_counter()
+    call(1)
+    return max(1, min(200, math.ceil(_TURN_SECONDS / (time.perf_counter() - start))))
+
+
+def _disagreement(peer: Any, wanted: list[Any]) -> float:
+    """Largest relative norm of a difference, over outputs and those gradients that hold."""
     import jax
     import numpy as np
 
-    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
-    return max(
-        float(np.linalg.norm(np.asarray(a) - np.asarray(b)) / np.linalg.norm(np.asarray(a)))
-        for a, b in pairs
-    )
+    result = peer.both(1) if peer.both else peer.forward(1)
+    got = [peer.numpy(x) for x in jax.tree.leaves(result)]
+    if not peer.gradients_hold:
+        got = got[:2]
+    norm = np.linalg.norm
+    return max(float(norm(a - b) / norm(a)) for a, b in zip(wanted, got, strict=False))
 
 
-def bench(name: str, rounds: int, compiled: bool) -> dict[str, Any]:
-    """All implementations on one shape."""
-    from experiments.bench import measure
+def bench(name: str, dtype: str, rounds: int, compiled: bool, roofline: Any) -> dict[str, Any]:
+    """All implementations on one shape.
+
+    Raises:
+      RuntimeError: an implementation computes something else than "xla".
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from experiments.bench import rules, timing
 
     shape = SHAPES[name]
-    peers = {"xla": jax_calls("xla", shape), "token scan": jax_calls("oracle", shape)}
-    skipped = {}
-    if missing := measure.missing_peers():
-        skipped["transformers"] = f"not installed: {', '.join(missing)}"
-    else:
-        peers["transformers, eager"] = torch_calls(shape, False)
-        if compiled:
-            peers["transformers, torch.compile"] = torch_calls(shape, True)
-    log.info("%s %s: %s", name, tuple(shape), ", ".join(peers))
-    wanted = peers["xla"]["both"]()
-    apart = {}
-    for peer, calls in peers.items():
-        apart[peer] = _disagreement(wanted, calls["both"]())
-        if apart[peer] > TOLERANCE:
-            raise RuntimeError(f"{peer} computes something else on {name}: {apart[peer]:.1e}")
-    result: dict[str, Any] = {"shape": shape._asdict(), "apart": apart, "skipped": skipped}
-    for direction in ("forward", "both"):
-        seconds = measure.turns({peer: calls[direction] for peer, calls in peers.items()}, rounds)
-        times = {peer: spread(values) for peer, values in seconds.items()}
-        first = times["xla"]["median"]
+    available, skipped = rules.peers(shape, dtype, compiled)
+    wanted = rules.reference(shape, dtype)
+    made, apart, remarks = {}, {}, {}
+    for peer_name, make in available.items():
+        try:
+            peer = make()
+            apart[peer_name] = _disagreement(peer, wanted)
+        # Refused at the door, by Pallas, or by the compiler of a device nobody has tried it on.
+        except (ValueError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
+            skipped[peer_name] = str(error).splitlines()[0]
+            continue
+        if not apart[peer_name] <= peer.tolerance:
+            raise RuntimeError(f"{peer_name} is {apart[peer_name]:.1e} apart from xla on {name}")
+        made[peer_name] = peer
+        if peer.remark:
+            remarks[peer_name] = peer.remark
+    log.info("%s %s %s: %s", name, tuple(shape), dtype, ", ".join(made))
+    for peer_name, why in skipped.items():
+        log.info("%s without %s: %s", name, peer_name, why)
+    token_bytes = jnp.dtype(dtype).itemsize
+    result: dict[str, Any] = {
+        "shape": shape._asdict(),
+        "apart": apart,
+        "skipped": skipped,
+        "remarks": remarks,
+    }
+    for direction in DIRECTIONS:
+        parts = (False,) if direction == "forward" else (False, True)
+        least = sum(roofline.seconds(shape, token_bytes, backward) for backward in parts)
+        calls = {p: call for p, peer in made.items() if (call := getattr(peer, direction))}
+        repeats = {p: _repeats(call) for p, call in calls.items()}
+        timed = {p: lambda c=call, n=repeats[p]: c(n) for p, call in calls.items()}
+        seconds = timing.turns(timed, rounds)
+        times = {p: spread([x / repeats[p] for x in values]) for p, values in seconds.items()}
         for row in times.values():
-            row["times_xla"] = row["median"] / first
+            median = row["median"]
+            row["times_xla"] = median / times["xla"]["median"]
+            if "FLA" in times:
+                row["times_fla"] = median / times["FLA"]["median"]
+            row["times_roofline"] = median / least
+            row["bytes_per_second"] = sum(shape.bytes_moved(token_bytes, b) for b in parts) / median
+            row["flops_per_second"] = sum(map(shape.flops, parts)) / median
         result[direction] = times
     return result
 
@@ -159,54 +140,88 @@ def _device_name(result: dict[str, Any]) -> str:
 
 def table(result: dict[str, Any]) -> str:
     """Markdown of all shapes."""
+    roofline = result["roofline"]
+    has_fla = any("FLA" in row["forward"] for row in result["shapes"].values())
+    columns = ["ms", "GB/s", "GFLOP/s", "times roofline", "times xla", *["times FLA"] * has_fla]
+    header = ["shape", "", *(f"{said} {name}" if i == 0 else name
+              for said in DIRECTIONS.values() for i, name in enumerate(columns))]  # fmt: skip
     lines = [
         f"{_device_name(result)}, load {result['load_average_before']:.1f} before; "
-        f"float32; median of {result['rounds']} turns in one process (lowest to highest).",
+        f"{result['dtype']} tokens; median of {result['rounds']} turns in one process (lowest to "
+        f"highest). Here a copy moves {roofline['bytes_per_second'] / 1e9:.0f} GB/s and a product "
+        f"makes {roofline['flops_per_second'] / 1e9:.0f} GFLOP/s. GB/s and GFLOP/s count what no "
+        "algorithm avoids: every array once, and the recurrence's own products.",
         "",
-        "| shape | | forward ms | times xla | forward + backward ms | times xla |",
-        "|---|---|--:|--:|--:|--:|",
+        "| " + " | ".join(header) + " |",
+        "|---|---|" + "--:|" * (len(header) - 2),
     ]
     for name, row in result["shapes"].items():
         for peer in row["forward"]:
-            cells = []
-            for direction in ("forward", "both"):
-                t = row[direction][peer]
-                cells.append(
-                    f"{1e3 * t['median']:.2f} ({1e3 * t['lowest']:.2f} to "
-                    f"{1e3 * t['highest']:.2f}) | {t['times_xla']:.1f}"
-                )
-            lines.append(f"| {name} | {peer} | {' | '.join(cells)} |")
+            cells = [name, peer]
+            for direction in DIRECTIONS:
+                cells += _cells(row[direction].get(peer), has_fla)
+            lines.append("| " + " | ".join(cells) + " |")
     shapes = (
         f"{name}: {', '.join(f'{k} {v}' for k, v in row['shape'].items())}"
         for name, row in result["shapes"].items()
     )
-    return "\n".join([*lines, "", "; ".join(shapes) + ".", ""])
+    notes = [
+        f"{name}, {peer}: {what}."
+        for name, row in result["shapes"].items()
+        for peer, what in {**row["skipped"], **row["remarks"]}.items()
+    ]
+    return "\n\n".join(["\n".join(lines), "; ".join(shapes) + ".", *notes]) + "\n"
+
+
+def _cells(t: dict[str, float] | None, has_fla: bool) -> list[str]:
+    if t is None:
+        return ["not run"] + ["-"] * (4 + has_fla)
+    return [
+        f"{1e3 * t['median']:.2f} ({1e3 * t['lowest']:.2f} to {1e3 * t['highest']:.2f})",
+        f"{t['bytes_per_second'] / 1e9:.1f}",
+        f"{t['flops_per_second'] / 1e9:.1f}",
+        f"{t['times_roofline']:.1f}",
+        f"{t['times_xla']:.1f}",
+        *([f"{t['times_fla']:.2f}" if "times_fla" in t else "-"] if has_fla else []),
+    ]
 
 
 def main() -> int:
     """Measures, prints, writes."""
-    unknown = [name for name in _SHAPES.value if name not in SHAPES]
-    if unknown or not _SHAPES.value:
-        raise UserError(f"--shapes={','.join(_SHAPES.value)}: allowed: {', '.join(SHAPES)}")
+    asked = _SHAPES.value
+    if asked is not None and not (asked and set(asked) <= set(SHAPES)):
+        raise UserError(f"--shapes={','.join(asked)}: allowed: {', '.join(SHAPES)}")
     if _ROUNDS.value < 1:
         raise UserError(f"--rounds={_ROUNDS.value} is not possible; allowed: whole numbers >= 1")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants memory too
 
+    import jax
+
+    from experiments.bench import roofline
     from sleep_jax import distributed, records
 
+    on_cpu = jax.default_backend() == "cpu"
+    shapes = asked or (["C1", "C2"] if on_cpu else ["S1", "S2", "S3", "S4"])
+    dtype = _DTYPE.value or ("float32" if on_cpu else "bfloat16")
+    load = os.getloadavg()[0]
+    limits = roofline.measured(dtype)
     result = {
-        **records.environment(distributed.make_mesh(), {"shapes": _SHAPES.value}),
-        "load_average_before": os.getloadavg()[0],
+        **records.environment(distributed.make_mesh(), {"shapes": shapes, "dtype": dtype}),
+        "load_average_before": load,
         "rounds": _ROUNDS.value,
         "cores_used": cli.usable_cores(),
+        "dtype": dtype,
+        "roofline": limits._asdict(),
         "shapes": {
-            name: bench(name, _ROUNDS.value, _TORCH_COMPILE.value) for name in _SHAPES.value
+            name: bench(name, dtype, _ROUNDS.value, _TORCH_COMPILE.value, limits) for name in shapes
         },
     }
     text = table(result)
     print(text)
     out = Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
-    file = out / (re.sub(r"\W+", "-", _device_name(result).lower()) + ".json")
+    stem = _device_name(result).lower() + (f"-{dtype}" if dtype != _DTYPES[0] else "")
+    file = out / (re.sub(r"\W+", "-", stem) + ".json")
     records.write_json(file, result)
     file.with_suffix(".md").write_text(text)
     log.info("wrote %s", file)

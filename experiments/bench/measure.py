@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import importlib.util
-import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments.bench.timing import ROUNDS, interleaved
 from sleep_jax import distributed, sleep
 from sleep_jax.config import RunConfig
 from sleep_jax.flops import training_flops_per_step
@@ -30,8 +29,6 @@ from sleep_jax.training.step import (
 )
 
 REMAT = ("none", "pass", "window")
-ROUNDS = 9
-WARM_UP = 2
 PIPELINE_SECONDS = 1.0
 Row = dict[str, Any]
 
@@ -48,35 +45,6 @@ def batch_of(config: RunConfig) -> dict[str, np.ndarray]:
     """Global batch 0 of the run's training data."""
     size = config.train.batch_size
     return config.task.sample(config.train.seed, TRAIN, 0, size)
-
-
-def turns(
-    calls: Mapping[Any, Callable[[], object]], rounds: int = ROUNDS
-) -> dict[Any, list[float]]:
-    """Seconds of each call; all take turns (A B A B ...), so that a slow spell hits all.
-
-    A call must return only when its work is done. The first turns are not counted.
-    """
-    seconds: dict[Any, list[float]] = {name: [] for name in calls}
-    for turn in range(WARM_UP + rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn >= WARM_UP:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def interleaved(
-    calls: Mapping[Any, Callable[[], object]], rounds: int = ROUNDS
-) -> dict[Any, float]:
-    """Median of each call's `turns`."""
-    return {name: statistics.median(times) for name, times in turns(calls, rounds).items()}
-
-
-def missing_peers() -> list[str]:
-    """What the comparison with PyTorch needs and cannot import."""
-    return [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
 
 
 class Stepper:

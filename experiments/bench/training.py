@@ -19,6 +19,7 @@ from typing import Any
 from absl import flags
 
 from experiments import cli, presets
+from experiments.bench import timing
 from sleep_jax.config import RunConfig, to_dict
 from sleep_jax.errors import UserError
 
@@ -39,10 +40,7 @@ LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
 
 def beside_torch(config: RunConfig) -> dict[str, Any]:
     """Our loss and gradient against the peer's in turns; says why where it cannot be done."""
-    from experiments.bench import measure
-
-    missing = measure.missing_peers()
-    if missing:
+    if missing := timing.not_installed("torch", "transformers"):
         return {"skipped": f"not installed: {', '.join(missing)}"}
     import jax
 
@@ -89,7 +87,7 @@ def _beside_torch(config: RunConfig, passes: int) -> dict[str, Any]:
         if not (close.loss <= LOSS_TOLERANCE and close.gradient <= GRADIENT_TOLERANCE):
             raise RuntimeError(f"{name} at N = {passes} computes something else: {close}")
         calls[name] = lambda peer=peer: peer.loss_and_gradient(batch, passes)
-    row["seconds"] = measure.interleaved(calls, PEER_ROUNDS)
+    row["seconds"] = timing.interleaved(calls, PEER_ROUNDS)
     row["times_ours"] = {k: s / row["seconds"]["ours"] for k, s in row["seconds"].items()}
     return row
 
