@@ -47,6 +47,23 @@ def test_tables_are_exactly_the_committed_ones():
     assert tables.latex(results) == (FIXTURES / "expected_table.tex").read_text()
 
 
+def test_results_say_how_every_run_was_configured(sweep):
+    cells = [path.parent for path in sorted(sweep.glob("cells/*/row.json"))]
+    for i, cell in enumerate(cells):
+        config = {"model": {"d_model": 64, "attention": {"heads": 2}}, "train": {"seed": i % 3}}
+        config |= {"extra": 1} if i == 0 else {}
+        (cell / "config.json").write_text(json.dumps(config))
+    results = fixture_results(sweep)
+    assert results["config"] == {"model.d_model": 64, "model.attention.heads": 2}
+    assert results["rows"][0]["config"] == {"train.seed": 0, "extra": 1}
+    assert results["rows"][4]["config"] == {"train.seed": 1}
+    (cells[2] / "config.json").unlink()  # not recorded: then nothing is said to be shared
+    results = fixture_results(sweep)
+    assert results["config"] == {} and results["rows"][2]["config"] == {}
+    assert results["rows"][4]["config"]["model.d_model"] == 64
+    assert results["summary"] == fixture_results()["summary"]
+
+
 def test_table_order_is_by_depth_then_tokens_then_compute_then_baselines():
     results = fixture_results()
     for group in results["summary"]:
@@ -248,7 +265,7 @@ def test_write_report_writes_everything_and_leaves_nothing_else(sweep):
     assert results == fixture_results()
     assert set(results) == {
         *("experiment", "preset", "commit", "device", "versions", "wall_seconds", "rows"),
-        *("summary", "published", "missing", "conclusion", "diagram", "fixture"),
+        *("summary", "published", "missing", "conclusion", "diagram", "fixture", "config"),
     }
 
 

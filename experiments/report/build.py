@@ -31,14 +31,26 @@ _RUN_FIELDS = {
 
 
 def build_results(sweep_dir: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """Everything that results.json holds: what `plan` says, the rows and their summary."""
+    """Everything that results.json holds: what `plan` says, the rows and their summary.
+
+    `config` has what all runs share, by the names that --set takes, and that of a row the rest.
+    """
     rows = load_rows(sweep_dir)
     finished = {row["cell"] for row in rows}
     kind = kind_of(plan["experiment"])
     checking.rows(rows, {**kind.fields, **_RUN_FIELDS}, str(sweep_dir))
     summary = kind.summarise(rows)
+    configs = _configs(sweep_dir, rows)
+    shared = {
+        name: value
+        for name, value in next(iter(configs.values()), {}).items()
+        if all(name in other and other[name] == value for other in configs.values())
+    }
+    for row in rows:
+        row["config"] = {k: v for k, v in configs[row["cell"]].items() if k not in shared}
     return {
         **{name: plan[name] for name in plan if name != "cells"},
+        "config": shared,
         "commit": _all_of(row["commit"] for row in rows),
         "device": _all_of((_device_text(row["device"]) for row in rows), separator="; "),
         "versions": {
@@ -111,6 +123,23 @@ def _goodput(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not seconds:  # runs of before this was measured
         return {}
     return {"goodput": {"share": seconds["training"] / seconds.total(), "seconds": dict(seconds)}}
+
+
+def _configs(sweep_dir: Path, rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Every run's configuration by cell, as `{"model.d_model": 64, ...}`; empty if not there."""
+    paths = {row["cell"]: sweep_dir / "cells" / row["cell"] / "config.json" for row in rows}
+    return {
+        cell: dict(_flat(files.read_object(path), "")) if path.is_file() else {}
+        for cell, path in paths.items()
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _all_of(values: Iterable[str], separator: str = ", ") -> str:

@@ -147,7 +147,9 @@ def _by_depth(source: Source) -> list[Line]:
         equal = [group for group in asked if group["match"] == "tokens"]
         matched = [group for group in asked if group["match"] == "flops"]
         word = _DEPTHS[source.experiment] + ("" if depth == "1" else "s")
-        setting = f"{depth} {word}, {short(equal[0]['train_tokens'])} tokens"
+        nodes = source.row_of(equal[0]).get("nodes")  # of Depo
+        of = f" of {nodes} nodes" if nodes else ""
+        setting = f"{depth} {word}{of}, {short(equal[0]['train_tokens'])} tokens"
         found += _line(source, setting, equal, matched)
     return found
 
