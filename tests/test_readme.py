@@ -103,6 +103,18 @@ def test_sliding_window():
         assert re.sub(r"\s+", " ", lines[1]["seeds"]) in RESULTS.replace("\n", " ")
 
 
+def test_larger_cycles_smaller_models():
+    (shown,) = tables(section(RESULTS, "Larger cycles, smaller models"))
+    assert len(shown) == 6
+    for first, *numbers in shown[2:]:
+        (name,) = re.findall(r"\(([^()\s]+)/table.md\)", first)
+        source = committed(name)
+        found = {(g["passes"], g["match"]): g["by_depth"]["2"] for g in source.summary}
+        cells = [found[key] for key in ((1, "tokens"), (4, "tokens"), (1, "flops"))]
+        means = [f"{cell['exact_accuracy']['mean']:.3f}" for cell in cells]
+        assert numbers == [f"{cells[0]['floor']:.3f}", *means]
+
+
 def test_narrow():
     by_seed, deeper = tables(section(RESULTS, "Narrower, deeper"))
     columns = ["seeds" if name == "by seed" else name for name in by_seed[0]]
