@@ -141,8 +141,10 @@ def _overview(sources: Sequence[Source], drawn: Path) -> str:
         ),
         figure(drawn, f"{title}: the differences of the first table below, a line a setting"),
         *(
-            table(f"{title}. {name}", overview.HEADER, overview.cells(part), titled=True)
+            tag("h3", name)
+            + table(f"{title}. {name}", overview.HEADER, overview.cells(part), titled=True)
             for name, part in overview.parts(found).items()
+            if part
         ),
         paragraph(overview.left_out(found), class_="quiet"),
     )
