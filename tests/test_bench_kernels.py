@@ -1,6 +1,7 @@
 """The benchmark of the rule: what it compares, counts and prints. Nothing here is a speed."""
 
 import json
+import time
 
 import jax
 import numpy as np
@@ -61,6 +62,25 @@ def test_a_scan_that_would_keep_too_much_is_timed_forward_alone(tiny, monkeypatc
     result = kernels.bench(tiny, "float32", 1, False, SLOW)
     assert "token scan" in result["forward"] and "token scan" not in result["both"]
     assert result["remarks"] == {"token scan": "backward keeps 0 GiB of states"}
+
+
+def test_a_turn_on_an_accelerator_is_long_enough_to_time(monkeypatch):
+    seconds = iter([0.1, 0.002])  # the first call compiles
+
+    def call(repeats):
+        time.sleep(next(seconds))
+
+    assert kernels._repeats(call) == 1  # a CPU: not even called
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert 2 <= kernels._repeats(call) <= 10
+
+
+def test_arrays_of_small_shapes_are_copied_out_of_an_accelerators_cache(monkeypatch):
+    assert rules._copies(TINY, "float32") == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    size = TINY.bytes_moved(4, False)
+    assert (rules._copies(TINY, "float32") - 1) * size < 2**27
+    assert rules._copies(TINY, "float32") * size >= 2**27
 
 
 def test_wrong_gradients_are_left_out_of_the_comparison():

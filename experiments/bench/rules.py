@@ -30,7 +30,7 @@ OURS = {  # by platform, the first is what the others are measured against
 TOKEN_SCAN = "token scan"
 # Largest relative norm of a difference from the reference, by the dtype of the tokens.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
-# Arrays that a timed call goes through in turn are together twice as large as any cache.
+# Arrays that a timed call goes through in turn are together larger than any cache.
 _CACHE_BYTES = 2**27
 # What the states of all tokens may take: a scan over tokens keeps them for its backward.
 _SCAN_BYTES = 2**32
