@@ -153,6 +153,34 @@ def test_the_conclusion_says_when_nothing_is_shown():
     assert "N = 1 is missing for delta" in text and "of the answers of one seed" in text
 
 
+def test_equal_compute_stands_beside_equal_tokens(monkeypatch, tmp_path):
+    spent = [
+        row(rule, 1, right + 0.002 * seed, seed, match="flops", train_tokens=3_000_000,
+            train_flops=4 * 10**12, cell=f"{rule}-flops-{seed}")
+        for rule, right in (("gated_delta", 0.95), ("kda", 0.9), ("delta", 0.3))
+        for seed in (0, 1)
+    ]  # fmt: skip
+    text = conclusion([*ROWS, *spent])
+    assert (
+        "N = 4 is not shown to differ from N = 1 with the same FLOPs for gated delta, N = 4 is "
+        "below N = 1 with the same FLOPs for kda, N = 4 is above N = 1 with the same FLOPs for "
+        "delta, N = 1 with the same FLOPs is missing for hebbian. It may not"
+    ) in text
+    kept = conclusion(ROWS).partition(". It may")[0]
+    assert text.startswith(kept)
+    assert "No run on equal tokens has finished" in conclusion(spent)
+    figures = []
+    monkeypatch.setattr(rules, "save", lambda figure, path: figures.append(figure))
+    rules.draw(rules.by_rollout, {"summary": rule110.summarise([*ROWS, *spent])}, tmp_path)
+    (panel,) = figures[0].axes
+    bars = {container.get_label(): container.lines[0] for container in panel.containers}
+    assert list(bars) == ["N = 1", "N = 4", "N = 1, same FLOPs"]
+    cheap = bars["N = 1, same FLOPs"]
+    points = {round(x): y for x, y in zip(cheap.get_xdata(), cheap.get_ydata(), strict=True)}
+    assert points == pytest.approx({1: 0.301, 2: 0.951, 3: 0.901})
+    assert "0.75M training tokens each, but where N = 1" in figures[0].get_supxlabel()
+
+
 def test_the_conclusion_is_about_the_deepest_that_was_learned():
     deep = [row(rule, 4, 0.05, steps=8) for rule in ("delta", "kda")]
     assert "At t = 2, W = 12" in conclusion(ROWS + deep)

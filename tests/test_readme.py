@@ -5,6 +5,7 @@ from pathlib import Path
 
 from experiments.report import rule110, sources
 from experiments.report.words import quote
+from sleep_jax.config import UPDATE_RULES
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "experiments" / "results"
@@ -92,6 +93,18 @@ def test_four_hops():
     for line, key in zip(shown[2:], order, strict=True):
         for depth, cell in zip("24", line[4:6], strict=True):
             assert cell == quote(found[key]["by_depth"][depth]["exact_accuracy"])
+
+
+def test_local_rules_on_depo():
+    (shown,) = tables(section(RESULTS, "Local rules on Depo"))
+    groups = committed("local_rules_depo/cpu").summary
+    found = {(g["update_rule"], g["passes"], g["match"]): g["by_depth"]["2"] for g in groups}
+    assert len(shown) == 2 + len(UPDATE_RULES)
+    for rule, line in zip(UPDATE_RULES, shown[2:], strict=True):
+        cells = [found[rule, *key] for key in ((1, "tokens"), (4, "tokens"), (1, "flops"))]
+        assert line[1:] == [quote(cell["exact_accuracy"]) for cell in cells]
+    assert all(found[r, 1, "flops"]["exact_accuracy"]["mean"]
+               > found[r, 4, "tokens"]["exact_accuracy"]["mean"] for r in UPDATE_RULES)  # fmt: skip
 
 
 def test_sliding_window():

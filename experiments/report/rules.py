@@ -1,7 +1,7 @@
 """The report of a comparison of local rules: its order, its conclusion and its figure.
 
 The groups are those of Rule 110 or of Depo. A panel is one depth: all rules at every N, trained on
-equal tokens.
+equal tokens, and N = 1 with the FLOPs of the largest N spent on more tokens, where that was run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,11 +53,18 @@ def by_depth(summary: Sequence[Mapping[str, Any]]) -> Panels:
 
 
 def _compared(summary: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [g for g in summary if g["model"] == "hybrid" and g["match"] == "tokens"]
+    return [g for g in summary if g["model"] == "hybrid" and g["match"] in ("tokens", "flops")]
+
+
+def _split(scores: Sequence[Score]) -> tuple[list[Score], list[Score]]:
+    """Those on equal tokens, and N = 1 at equal compute."""
+    equal = [score for score in scores if score["match"] == "tokens"]
+    return equal, [score for score in scores if score["match"] == "flops"]
 
 
 def conclude(panels: Panels) -> str:
     """Exactly two sentences, about the deepest panel in which anything was learned."""
+    panels = {name: scores for name, scores in panels.items() if _split(scores)[0]}
     if not panels:
         return (
             "No run on equal tokens has finished, so nothing can be concluded about the rules. No "
@@ -65,16 +72,20 @@ def conclude(panels: Panels) -> str:
         )
     learned = [name for name in panels if any(map(conclusion.is_learned, panels[name]))]
     name = (learned or list(panels))[-1]
-    scores = panels[name]
+    scores, cheap = _split(panels[name])
     largest = max(score["passes"] for score in scores)
     most = _ranked(scores, largest)
     found = ", ".join(f"{quote(score['exact_accuracy'])} for {_name(score)}" for score in most)
     one = {score["update_rule"]: score for score in _ranked(scores, 1)} if largest > 1 else {}
     tokens = " or ".join(sorted({short(score["train_tokens"]) for score in most}))
+    effects = [_effect_of_passes(most, one, "N = 1")]
+    if cheap:
+        matched = {score["update_rule"]: score for score in cheap}
+        effects.append(_effect_of_passes(most, matched, "N = 1 with the same FLOPs"))
     return (
         f"At {name} and {tokens} training tokens, the exact accuracy with N = {largest} is "
         f"{found}, where the floor is {most[0]['floor']:.3f}: {_apart(most)}; "
-        f"{_effect_of_passes(most, one)}. {_caveats([*most, *one.values()], most)}"
+        f"{'; '.join(effects)}. {_caveats([*most, *one.values()], most)}"
     )
 
 
@@ -95,21 +106,21 @@ def _apart(ranked: Sequence[Score]) -> str:
     return f"with intervals apart, {'; '.join(said)}"
 
 
-def _effect_of_passes(most: Sequence[Score], one: Mapping[str, Score]) -> str:
+def _effect_of_passes(most: Sequence[Score], one: Mapping[str, Score], which: str) -> str:
     if not one:
         return "the effect of more passes is unknown, as only one N has finished"
     said: dict[str, list[str]] = {}
     for score in most:
         other = one.get(score["update_rule"])
         if other is None:
-            verdict = "N = 1 is missing for"
+            verdict = f"{which} is missing for"
         elif not (conclusion.is_learned(score) or conclusion.is_learned(other)):
             verdict = "neither N is clear of the floor for"
         else:
             verdict = {
-                1: f"N = {score['passes']} is above N = 1 for",
-                0: f"N = {score['passes']} is not shown to differ from N = 1 for",
-                -1: f"N = {score['passes']} is below N = 1 for",
+                1: f"N = {score['passes']} is above {which} for",
+                0: f"N = {score['passes']} is not shown to differ from {which} for",
+                -1: f"N = {score['passes']} is below {which} for",
             }[conclusion.order(score, other)]
         said.setdefault(verdict, []).append(_name(score))
     return ", ".join(f"{verdict} {_join(names)}" for verdict, names in said.items())
@@ -136,7 +147,7 @@ def _caveats(shown: Sequence[Score], most: Sequence[Score]) -> str:
 
 
 def draw(panels_of: Callable[[Any], Panels], results: dict[str, Any], path: Path) -> None:
-    """Exact accuracy by rule, with intervals, a mark for each N and a panel for each depth."""
+    """Exact accuracy by rule, with intervals, a mark for each series and a panel for each depth."""
     panels = panels_of(results["summary"])
     with plt.rc_context(STYLE):
         count = max(1, len(panels))
@@ -148,10 +159,11 @@ def draw(panels_of: Callable[[Any], Panels], results: dict[str, Any], path: Path
             axis.set_title(name)
         if panels:
             last = next(reversed(panels.values()))
-            number = len({score["passes"] for score in last})
-            legend(figure, axes[0, -1], columns=number + 1, floor="floor")
-            tokens = " or ".join(sorted({short(score["train_tokens"]) for score in last}))
-            caption = f"{tokens} training tokens each; bars: 95% intervals"
+            legend(figure, axes[0, -1], columns=len(_series(last)) + 1, floor="floor")
+            equal, cheap = _split(last)
+            tokens = " or ".join(sorted({short(score["train_tokens"]) for score in equal}))
+            more = ", but where N = 1 has the FLOPs of the largest N" if cheap else ""
+            caption = f"{tokens} training tokens each{more}; bars: 95% intervals"
         else:
             caption = "no finished cell"
         figure.supxlabel(caption, fontsize=6)
@@ -159,12 +171,19 @@ def draw(panels_of: Callable[[Any], Panels], results: dict[str, Any], path: Path
         save(figure, path)
 
 
+def _series(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    """The scores by their name in the legend."""
+    equal, cheap = _split(scores)
+    numbers = sorted({score["passes"] for score in equal})
+    series = {f"N = {n}": [s for s in equal if s["passes"] == n] for n in numbers}
+    return series | ({"N = 1, same FLOPs": cheap} if cheap else {})
+
+
 def _draw_panel(axis: Axes, scores: Sequence[Score]) -> None:
     rules = [name for name in UPDATE_RULES if name in {s["update_rule"] for s in scores}]
-    numbers = sorted({score["passes"] for score in scores})
-    for place, passes in enumerate(numbers):
-        found = [score for score in scores if score["passes"] == passes]
-        shift = 0.18 * (place - (len(numbers) - 1) / 2)
+    series = _series(scores)
+    for place, (label, found) in enumerate(series.items()):
+        shift = 0.18 * (place - (len(series) - 1) / 2)
         x = [rules.index(score["update_rule"]) + shift for score in found]
         y = np.array([score["exact_accuracy"]["mean"] for score in found])
         ends = np.array([score["exact_accuracy"]["ci95"] for score in found]).T
@@ -172,7 +191,7 @@ def _draw_panel(axis: Axes, scores: Sequence[Score]) -> None:
             x,
             y,
             np.abs(ends - y),
-            label=f"N = {passes}",
+            label=label,
             linestyle="none",
             marker=MARKERS[place % len(MARKERS)],
             color=COLOURS[place % len(COLOURS)],
