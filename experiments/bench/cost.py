@@ -19,6 +19,7 @@ log = logging.getLogger("sleep_jax")
 
 CACHES = ("evict", "slide")
 TRANSFORMER = "transformer"
+_VISITS = 4  # to each length; cost_of_sleep holds a window to the tokens that they take
 Row = dict[str, Any]
 
 
@@ -96,32 +97,44 @@ def by_context(
 ) -> list[Row]:
     """Seconds a token and bytes, with `lengths` tokens read.
 
-    The sessions (N = 1) have read that many random tokens, window by window. They take turns, and
-    the transformer comes after them: a step of it goes through all of its cache and would leave
-    nothing of theirs in the processor's.
+    The sessions (N = 1) have read that many random tokens, window by window. Every length is gone
+    to several times, so that a slow spell of the machine does not hit one alone. The transformer
+    comes after all of them: a step of it goes through all of its cache and would leave nothing of
+    theirs in the processor's.
     """
     rng = np.random.default_rng(0)
     sessions = {name: _session(hybrid, SleepConfig(cache=name), window) for name in CACHES}
-    params = jax.jit(lambda key: decoder.init(transformer, key))(jax.random.key(0))
-    rows, fed = [], 0
+    awake: dict[int, dict[str, Awake]] = {}
+    fed = 0
     for length in lengths:
-        log.info("a token awake, after %d tokens", length)
+        log.info("reading to %d tokens", length)
         tokens = rng.integers(0, hybrid.vocab_size, (1, length - fed), np.int32)
-        calls: dict[str, Callable[[], None]] = {}
-        for name, session in sessions.items():
+        for session in sessions.values():
             session.feed(tokens)
-            calls[name] = Awake(session)
+        awake[length] = {name: Awake(session) for name, session in sessions.items()}
         fed = length
-        seconds = timing.turns(calls, rounds)
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for share in np.diff(np.linspace(0, rounds, min(_VISITS, rounds) + 1).astype(int)).tolist():
+        for length, calls in awake.items():
+            for name, times in timing.turns(calls, share).items():
+                seconds.setdefault((name, length), []).extend(times)
+    bytes_of = {(n, length): size(c.state) for length in lengths for n, c in awake[length].items()}
+    params = jax.jit(lambda key: decoder.init(transformer, key))(jax.random.key(0))
+    for length in lengths:
+        log.info("the transformer's cache of %d tokens", length)
         growing = Transformer(transformer, params, length, timing.WARM_UP + rounds)
-        seconds |= timing.turns({TRANSFORMER: growing}, rounds)
-        bytes_of = {name: size(session.state) for name, session in sessions.items()}
-        bytes_of[TRANSFORMER] = size(growing.state)
-        rows += [
-            {"model": name, "context": length, "state_bytes": bytes_of[name], **spread(times)}
-            for name, times in seconds.items()
-        ]
-    return rows
+        seconds[TRANSFORMER, length] = timing.turns({0: growing}, rounds)[0]
+        bytes_of[TRANSFORMER, length] = size(growing.state)
+    return [
+        {
+            "model": name,
+            "context": length,
+            "state_bytes": bytes_of[name, length],
+            **spread(seconds[name, length]),
+        }
+        for length in lengths
+        for name in (*CACHES, TRANSFORMER)
+    ]
 
 
 def by_passes(
