@@ -53,8 +53,24 @@ def test_who_computes_something_else_is_not_timed(tiny, monkeypatch):
     for i in range(8):  # two outputs, six gradients
         wrong = [x * (1 + 1e-3 * (j == i)) for j, x in enumerate(honest)]
         monkeypatch.setattr(rules, "reference", lambda *_, wrong=wrong: wrong)
-        with pytest.raises(RuntimeError, match=r"xla is \S+ apart from xla on tiny"):
+        with pytest.raises(RuntimeError, match=r"tiny: xla is wrong, \S+ apart from xla in float"):
             kernels.bench(tiny, "float32", 1, False, SLOW)
+
+
+def test_a_wrong_one_does_not_end_the_others(tiny, monkeypatch):
+    right = rules.ours
+
+    def wrong(implementation, *arguments):
+        peer = right(implementation, *arguments)
+        if implementation == "xla":
+            return peer
+        return peer._replace(numpy=lambda x: 1.01 * peer.numpy(x))
+
+    monkeypatch.setattr(rules, "ours", wrong)
+    result = kernels.bench(tiny, "float32", 1, False, SLOW)
+    assert result["wrong"] == ["token scan"] and "xla" in result["both"]
+    assert result["skipped"]["token scan"] == "wrong, 1.0e-02 apart from xla in float32"
+    assert "token scan" not in result["forward"]
 
 
 def test_a_scan_that_would_keep_too_much_is_timed_forward_alone(tiny, monkeypatch):
