@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.bench.rules import OURS
 from pallas_kernels import gated_delta_rule
 from pallas_kernels.shapes import SHAPES
 from tests.rule import KEYS, Case, check, check_chained
@@ -22,8 +23,7 @@ if "TEST_DEVICE" not in os.environ:
     pytest.skip("for an accelerator: make test-device", allow_module_level=True)
 
 LENGTHS = (1, 7, 24, 63, 64, 65, 75, 130)
-FOUND = {"cpu": ("xla",), "gpu": ("xla", "gpu", "mosaic"), "tpu": ("xla", "tpu")}
-NAMES = FOUND[jax.default_backend()]
+NAMES = [name for name in OURS[jax.default_backend()] if name != "oracle"]
 IN_FLOAT32 = [name for name in NAMES if name != "mosaic"]
 
 

@@ -114,9 +114,9 @@ def by_context(
         awake[length] = {name: Awake(session) for name, session in sessions.items()}
         fed = length
     seconds: dict[tuple[str, int], list[float]] = {}
-    for share in np.diff(np.linspace(0, rounds, min(_VISITS, rounds) + 1).astype(int)).tolist():
+    for visit in np.array_split(np.arange(rounds), min(_VISITS, rounds)):
         for length, calls in awake.items():
-            for name, times in timing.turns(calls, share).items():
+            for name, times in timing.turns(calls, len(visit)).items():
                 seconds.setdefault((name, length), []).extend(times)
     bytes_of = {(n, length): size(c.state) for length in lengths for n, c in awake[length].items()}
     params = jax.jit(lambda key: decoder.init(transformer, key))(jax.random.key(0))

@@ -19,6 +19,7 @@ from experiments.report import checking, cost, files, tables
 from experiments.report.files import ReportError
 from experiments.report.kinds import kind_of
 from experiments.report.summary import load_rows
+from sleep_jax.config import flatten
 
 _RUN_FIELDS = {
     "commit": str,
@@ -129,17 +130,9 @@ def _configs(sweep_dir: Path, rows: Iterable[Mapping[str, Any]]) -> dict[str, di
     """Every run's configuration by cell, as `{"model.d_model": 64, ...}`; empty if not there."""
     paths = {row["cell"]: sweep_dir / "cells" / row["cell"] / "config.json" for row in rows}
     return {
-        cell: dict(_flat(files.read_object(path), "")) if path.is_file() else {}
+        cell: flatten(files.read_object(path)) if path.is_file() else {}
         for cell, path in paths.items()
     }
-
-
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _all_of(values: Iterable[str], separator: str = ", ") -> str:

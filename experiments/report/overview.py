@@ -22,6 +22,7 @@ from experiments.report.groups import Interval, equal_compute, equal_tokens, set
 from experiments.report.kinds import kind_of
 from experiments.report.sources import COMMITTED, Source
 from experiments.report.style import COLOURS, GREY, STYLE, save
+from experiments.report.tables import markdown_table
 from experiments.report.words import PLAIN
 
 _TASKS = {  # in the order of the lines
@@ -221,8 +222,7 @@ def markdown(found: Sequence[Line]) -> str:
 
 def table(found: Iterable[Line]) -> str:
     """`cells` in Markdown."""
-    rows = [HEADER, ["---"] * len(HEADER), *cells(found)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown_table(HEADER, cells(found)) + "\n"
 
 
 def left_out(found: Sequence[Line]) -> str:
