@@ -26,8 +26,8 @@ _SEEDS = flags.DEFINE_list("seeds", None, "Seeds of every cell, comma-separated.
 _MATCH = flags.DEFINE_list(
     "match",
     None,
-    "What N = 1 spends the training FLOPs of the largest N on: tokens, blocks, width, or flops for "
-    "each of the three.",
+    "What smaller N spend the training FLOPs of the largest N on: tokens (every smaller N), "
+    "blocks, width (N = 1 alone), or flops for each of the three.",
 )
 _TRANSFORMERS = ["evicted", "full"]
 _BASELINES = flags.DEFINE_list(
@@ -167,9 +167,10 @@ def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
     ]
     if largest > 1:
         planned += [
-            cells.matched(config, largest, seed, spend)
+            cells.matched(config, largest, seed, spend, smaller)
             for config in experiment.variants(headline)
             for spend in preset.match
+            for smaller in cells.spenders(preset.passes, spend)
             for seed in preset.matched_seeds
         ]
     planned += [

@@ -8,7 +8,7 @@ from sleep_jax.errors import UserError
 from sleep_jax.flops import training_flops, training_flops_per_step
 
 HYBRID, EVICTED, FULL_CACHE = "hybrid", "transformer_evicted", "transformer_full_cache"
-# What N = 1 may spend the FLOPs of a larger N on, and the `match` of its row.
+# What a smaller N may spend the FLOPs of the largest on, and the `match` of its row.
 TOKENS, BLOCKS, WIDTH = "tokens", "blocks", "width"
 EQUAL_TOKENS = "tokens"
 EQUAL_FLOPS = {TOKENS: "flops", BLOCKS: "flops_blocks", WIDTH: "flops_width"}
@@ -104,8 +104,13 @@ def hybrid(base: RunConfig, passes: int, seed: int) -> Cell:
     return Cell(HYBRID, EQUAL_TOKENS, _at(base, passes, seed))
 
 
-def matched(base: RunConfig, passes: int, seed: int, spend: str) -> Cell:
-    """N = 1 with as many training FLOPs as `passes` takes at the budget of `base`.
+def spenders(passes: Sequence[int], spend: str) -> list[int]:
+    """The N that get the FLOPs of the largest: every smaller one on TOKENS, else N = 1 alone."""
+    return sorted({1, *passes} - {max(passes)}) if spend == TOKENS else [1]
+
+
+def matched(base: RunConfig, passes: int, seed: int, spend: str, smaller: int = 1) -> Cell:
+    """N = `smaller` with as many training FLOPs as N = `passes` takes at the budget of `base`.
 
     Args:
       spend: what the FLOPs buy: TOKENS; BLOCKS, the pattern repeated the whole number of times that
@@ -116,7 +121,7 @@ def matched(base: RunConfig, passes: int, seed: int, spend: str) -> Cell:
       UserError: a pretrained model cannot be deeper or wider.
     """
     dear = training_flops(_at(base, passes, seed))
-    config = _one_pass(base, seed)
+    config = _one_pass(base, seed) if smaller == 1 else _at(base, smaller, seed)
     if spend != TOKENS and base.train.pretrained:
         raise UserError(
             f"--match={spend} is not possible with train.pretrained={base.train.pretrained!r}, "

@@ -37,7 +37,7 @@ class Preset:
     config: RunConfig
     passes: tuple[int, ...]
     depths: dict[int, tuple[int, ...]]  # rollout steps t to seeds; the first one is the headline
-    match: tuple[str, ...]  # what N = 1 spends the FLOPs of the largest N on: see cells.matched
+    match: tuple[str, ...]  # what smaller N spend the FLOPs of the largest on: see cells.matched
     matched_seeds: tuple[int, ...]
     evicted_seeds: tuple[int, ...]
     full_cache_seeds: tuple[int, ...]

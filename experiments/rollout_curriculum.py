@@ -64,8 +64,9 @@ def more(config: RunConfig, preset: Preset) -> list[Cell]:
     found = [cells.hybrid(plain, passes, seed) for passes in preset.passes for seed in seeds]
     if most > 1:
         found += [
-            cells.matched(plain, most, seed, spend)
+            cells.matched(plain, most, seed, spend, smaller)
             for spend in preset.match
+            for smaller in cells.spenders(preset.passes, spend)
             for seed in preset.matched_seeds
         ]
         rising = dataclasses.replace(

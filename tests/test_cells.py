@@ -43,6 +43,21 @@ def test_flops_are_those_of_the_larger_n_and_buy_what_is_said(base, passes, spen
         assert config.model.attention.head_dim == plain.model.attention.head_dim
 
 
+@pytest.mark.parametrize("smaller", [1, 2, 3])
+def test_every_smaller_n_gets_the_flops_of_the_largest(smaller):
+    dear = cells.hybrid(BASE, 4, seed=3)
+    cell = cells.matched(BASE, 4, 3, cells.TOKENS, smaller)
+    assert cell.config.sleep.passes == smaller and cell.config.model == BASE.model
+    assert training_flops(cell.config) == pytest.approx(training_flops(dear.config), rel=0.01)
+    assert cell.name == f"hybrid-N{smaller}-t2-W12-s3-flops"
+
+
+def test_blocks_and_width_are_for_one_pass():
+    assert cells.spenders((1, 2, 4), cells.TOKENS) == [1, 2]
+    assert cells.spenders((2, 4), cells.TOKENS) == [1, 2]
+    assert cells.spenders((4, 1, 3), cells.BLOCKS) == cells.spenders((2, 4), cells.WIDTH) == [1]
+
+
 def test_names_tell_what_was_spent():
     names = {cells.matched(BASE, 4, 0, spend).name for spend in cells.EQUAL_FLOPS}
     end = "hybrid-N1-t2-W12-s0-flops"

@@ -47,7 +47,20 @@ def test_rule110_has_a_line_a_depth_and_the_one_pass_that_spends_on_tokens():
     assert line.name == "Rule 110: t = 2, W = 12, 1.0k tokens (made-up)"
     (cells,) = overview.cells([line])
     assert cells[2:5] == ["0.300", "0.900 (N = 4)", "0.500"]
-    assert cells[5].startswith("+0.600 [") and cells[5].endswith(" apart")
+    assert cells[6].startswith("+0.600 [") and cells[6].endswith(" apart")
+    assert cells[5] == cells[8] == "not run"
+
+
+def test_few_passes_with_the_flops_of_the_largest_stand_beside_one_pass():
+    spent: dict[str, Any] = dict(match="flops", train_tokens=4000, train_flops=4 * 10**9)
+    matched = [row(0.5, **spent), row(0.8, 2, **spent), row(0.9, 3, **spent)]
+    (line,) = overview.lines([source([*seeds(0.3), *seeds(0.9, 4), *matched[::-1]])])
+    assert line.cheap is not None and line.few is not None and line.few_passes == 2
+    assert (line.cheap["mean"], line.few["mean"]) == (0.5, 0.8)
+    assert line.few_at_equal_flops is not None
+    assert line.few_at_equal_flops.mean == pytest.approx(0.3)
+    (cells,) = overview.cells([line])
+    assert cells[4:6] == ["0.500", "0.800 (N = 2)"] and cells[8].startswith("+0.300 [")
 
 
 def test_a_line_says_what_was_not_done_as_usual():

@@ -228,6 +228,35 @@ def test_conclusion_holds_the_passes_against_the_best_way_to_spend_as_much():
     assert "N = 4 is worse" in text and "further (0.900) when spent on more blocks" in text
 
 
+@pytest.mark.parametrize(
+    "right, flops, said",
+    [
+        (0.6, 1, "+0.277 from N = 1 so spent: the intervals do not overlap and N = 2 is better"),
+        (0.3, 1, "-0.023 from N = 1 so spent: the intervals overlap and no difference is estab"),
+        (0.1, 1, "-0.223 from N = 1 so spent: the intervals do not overlap and N = 2 is worse"),
+        (0.6, 2, "+0.277 from N = 1 so spent: these are not equal compute, and no verdict"),
+    ],
+)
+def test_conclusion_holds_an_n_between_against_one_pass_that_spent_the_same(right, flops, said):
+    rows = load_rows(SWEEP)
+    between = [
+        {
+            **row,
+            "passes": 2,
+            "train_tokens": 1_200_000,
+            "train_flops": row["train_flops"] * flops,
+            "exact_accuracy": right + 0.01 * row["seed"],
+        }
+        for row in rows
+        if row["match"] == "flops"
+    ]
+    text = conclude(summarise(rows + between))
+    assert "N = 2 that spends them on more tokens reaches" in text and said in text
+    # It is no N = 1, so nothing that is said of that changes.
+    without = conclude(summarise(rows))
+    assert without in text.replace(text[text.index("; N = 2") : text.index(". It may")], "")
+
+
 def test_conclusion_draws_no_verdict_from_unequal_compute():
     def change(row: dict) -> None:
         if row["match"] == "flops":

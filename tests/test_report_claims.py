@@ -173,6 +173,24 @@ def test_equal_compute_on_rule_110(match):
     check(claims_rule110.same_flops(other)(source(LOW + HIGH)), Verdict.NOT_RUN, "N = 1 with the")
 
 
+def test_few_passes_at_equal_compute_on_rule_110():
+    def spent(right: float, passes: int, flops: float = 4e9) -> list[dict]:
+        return seeds(right, passes, match="flops", train_flops=int(flops), train_tokens=4000)
+
+    def judge(*matched: list[dict]) -> Finding:
+        return claims_rule110.few_passes_same_flops(source(sum(matched, LOW + HIGH)))
+
+    check(judge(spent(0.3, 1), spent(0.9, 2)), Verdict.SHOWN, "N = 2", "apart")
+    check(judge(spent(0.9, 1), spent(0.3, 2)), Verdict.NOT_SHOWN, "the other way round")
+    check(judge(spent(0.3, 1), spent(0.35, 2), spent(0.9, 3)), Verdict.NOT_SHOWN, "overlap")
+    check(judge(spent(0.3, 1), spent(0.9, 2, 3e9)), Verdict.NOT_RUN, "took others")
+    check(judge(spent(0.3, 1)), Verdict.NOT_RUN, "an N between")
+    check(judge(spent(0.9, 2)), Verdict.NOT_RUN, "N = 1")
+    # An N between is not taken for N = 1.
+    rule = claims_rule110.same_flops("flops")(source(LOW + HIGH + spent(0.3, 2)))
+    check(rule, Verdict.NOT_RUN, "N = 1 with the")
+
+
 def deep(right: dict[int, float], passes: int = 1, **changes) -> list[dict]:
     """Two seeds that score `right` at each depth."""
     found = []
@@ -270,6 +288,22 @@ def test_equal_compute_by_depth():
     check(judge(0.9, 0.5), Verdict.NOT_SHOWN, "worse at depth 1")
     check(judge(0.5, 0.9, 4e9), Verdict.NOT_RUN, "other FLOPs")
     check(claims_depth.same_flops("flops")(source(deep({1: 0.5}), "depo")), Verdict.NOT_RUN)
+
+
+def test_few_passes_at_equal_compute_by_depth():
+    def spent(right: float, passes: int, flops: float = 8e9) -> list[dict]:
+        return deep({1: right}, passes, match="flops", train_flops=int(flops))
+
+    def judge(*matched: list[dict]) -> Finding:
+        rows = sum(matched, deep({1: 0.5}) + deep({1: 0.9}, 4))
+        return claims_depth.few_passes_same_flops(source(rows, "depo"))
+
+    check(judge(spent(0.5, 1), spent(0.9, 2)), Verdict.SHOWN, "N = 2 is better at depth 1")
+    check(judge(spent(0.9, 1), spent(0.5, 2)), Verdict.NOT_SHOWN, "N = 2 is worse at depth 1")
+    check(judge(spent(0.5, 1), spent(0.9, 2, 4e9)), Verdict.NOT_RUN, "took others")
+    check(judge(spent(0.9, 2)), Verdict.NOT_RUN, "an N between")
+    rows = deep({1: 0.5}) + deep({1: 0.9}, 4) + spent(0.5, 2)
+    check(claims_depth.same_flops("flops")(source(rows, "depo")), Verdict.NOT_RUN)
 
 
 def measured(tables: dict, experiment: str = COST) -> Source:

@@ -88,6 +88,21 @@ def test_the_conclusion_is_drawn_for_each_depth():
     assert "nothing can be concluded" in depths.conclude(depths.summarise(ROWS[:2]))
 
 
+def test_an_n_between_is_held_against_one_pass_that_spent_the_same():
+    between = [
+        row(passes=2, seed=seed, match="flops", right=(0.99, 0.97), train_flops=2 * 10**9)
+        for seed in (0, 1)
+    ]
+    text = depths.conclude(depths.summarise([*ROWS, *between]))
+    said = (
+        "N = 2 with equal training FLOPs spent on more tokens is, against N = 1 that spent them "
+        "so, not shown to differ at depth 1, better at depth 10"
+    )
+    assert said in text
+    assert "N = 2" not in text.replace(said, "")
+    assert "N = 2" not in depths.conclude(depths.summarise([*ROWS[:4], *between]))
+
+
 def test_the_table_has_a_column_a_depth_and_a_line_of_floors():
     summary = depths.summarise(ROWS)
     assert depths.header(summary)[8:10] == ("depth 1", "depth 10")

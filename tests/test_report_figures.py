@@ -91,6 +91,23 @@ def test_depths_carry_intervals_and_their_own_floor(drawn, tmp_path):
     assert [segment[0, 1] for segment in floors.get_segments()] == [0.0801, T4_FLOOR]
 
 
+def test_an_n_between_with_the_same_flops_has_the_colour_of_its_n(drawn, tmp_path):
+    rows = load_rows(SWEEP)
+    rows += [
+        {**row, "passes": 2, "train_tokens": 1_200_000} for row in rows if row["match"] == "flops"
+    ]
+    results = {"rows": rows, "summary": summarise(rows)}
+    figures.accuracy_against_tokens(results, tmp_path)
+    lines = {str(line.get_label()): line for line in drawn[0].axes[1].get_lines()}
+    two, spent = lines["N = 2"], lines["N = 2, more tokens"]
+    assert two.get_color() == spent.get_color() != lines["N = 1, more tokens"].get_color()
+    assert two.get_linestyle() != spent.get_linestyle()
+    assert "N = 2, more tokens" not in line_ends(drawn[0].axes[0])
+    figures.accuracy_against_depth(results, tmp_path)
+    shown = [container.get_label() for container in drawn[1].axes[0].containers]
+    assert shown[:5] == ["N = 1", "N = 2", "N = 4", "N = 1, more tokens", "N = 2, more tokens"]
+
+
 def test_only_what_finished_is_in_the_legend(drawn, tmp_path):
     kept = results_of(lambda row: row["match"] == "tokens" and row["model"] == "hybrid")
     figures.accuracy_against_depth(kept, tmp_path)

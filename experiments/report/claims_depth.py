@@ -187,7 +187,8 @@ def same_flops(match: str) -> Callable[[Source], Finding]:
             return not_run(f"{_NO_HYBRID}, N > 1")
         most = groups[max(groups)]
         what = f"N = 1 with the FLOPs of N = {most['passes']} on {SPENT_ON[match]}"
-        matched = [g for g in headline(source.summary) if g["match"] == match]
+        key = (1, match)
+        matched = [g for g in headline(source.summary) if (g["passes"], g["match"]) == key]
         other = next((g for g in matched if is_equal_compute(g, most)), None)
         if other is None:
             return not_run(what + (" (what has run took other FLOPs)" if matched else ""))
@@ -197,6 +198,20 @@ def same_flops(match: str) -> Callable[[Source], Finding]:
         return _compare(most, other, names, depths, Verdict.SHOWN, Verdict.NOT_SHOWN, scale)
 
     return judge
+
+
+def few_passes_same_flops(source: Source) -> Finding:
+    """The smallest N > 1 against N = 1, both with the FLOPs of the largest N spent on tokens."""
+    spent = [group for group in headline(source.summary) if group["match"] == "flops"]
+    one = next((group for group in spent if group["passes"] == 1), None)
+    few = next((group for group in spent if group["passes"] > 1), None)
+    if one is None or few is None:
+        return not_run("N = 1 and an N between it and the largest, with the FLOPs of the largest")
+    if not is_equal_compute(one, few):
+        return not_run("two N with the same FLOPs (what has run took others)")
+    scale = f"{_scale(source, few, one)}, {few['train_flops']:.2g} FLOPs"
+    names = (f"N = {few['passes']}", "N = 1")
+    return _compare(few, one, names, _depths(few, None), Verdict.SHOWN, Verdict.NOT_SHOWN, scale)
 
 
 _RULE = (
@@ -265,17 +280,37 @@ CLAIMS = (
         'EXP=gsm_infinite ARGS="--set=sleep.cache=slide"',
     ),
 )
-OUR_CLAIMS = tuple(
-    Claim(
-        f"{name.partition('_')[0]}-against-{spent.split()[1]}",
-        "ours; the paper has no compute-matched baseline",
-        f"On {title}, passes are a better use of training FLOPs than {spent} for one pass.",
-        "The largest N above N = 1 with the same training FLOPs within 5 %, at one depth at least "
-        "with intervals apart, and below it at none.",
-        (name,),
-        same_flops(match),
-        f'EXP={name} ARGS="--match=flops"',
-    )
-    for name, title in (("depo", "Depo"), ("gsm_infinite", "GSM-Infinite"))
-    for match, spent in SPENT_ON.items()
+_TITLES = {"depo": "Depo", "gsm_infinite": "GSM-Infinite"}
+_NO_SUCH_BASELINE = "ours; the paper has no compute-matched baseline"
+_EQUAL = (
+    "with the same training FLOPs within 5 %, at one depth at least with intervals apart, and "
+    "below it at none."
+)
+OUR_CLAIMS = (
+    *(
+        Claim(
+            f"{name.partition('_')[0]}-against-{spent.split()[1]}",
+            _NO_SUCH_BASELINE,
+            f"On {title}, passes are a better use of training FLOPs than {spent} for one pass.",
+            f"The largest N above N = 1 {_EQUAL}",
+            (name,),
+            same_flops(match),
+            f'EXP={name} ARGS="--match=flops"',
+        )
+        for name, title in _TITLES.items()
+        for match, spent in SPENT_ON.items()
+    ),
+    *(
+        Claim(
+            f"{name.partition('_')[0]}-few-passes",
+            _NO_SUCH_BASELINE,
+            f"On {title}, a few passes are a better use of training FLOPs than one, each trained "
+            "on as many tokens as the FLOPs of the largest N buy it.",
+            f"The smallest N > 1 that was so trained above N = 1 {_EQUAL}",
+            (name,),
+            few_passes_same_flops,
+            f"EXP={name}",
+        )
+        for name, title in _TITLES.items()
+    ),
 )

@@ -168,7 +168,8 @@ def same_flops(match: str) -> Callable[[Source], Finding]:
         if at is None or not groups or max(groups) == 1:
             return not_run(f"{_NO_HYBRID}, N > 1")
         most = groups[max(groups)]
-        matched = [g for g in equal_compute(source.summary, at) if g["match"] == match]
+        key = (1, match)
+        matched = [g for g in equal_compute(source.summary, at) if (g["passes"], g["match"]) == key]
         what = f"N = 1 with the FLOPs of N = {most['passes']} on {SPENT_ON[match]}"
         if not matched:
             return not_run(what)
@@ -179,6 +180,25 @@ def same_flops(match: str) -> Callable[[Source], Finding]:
         return above(_scored(most), other, Verdict.SHOWN, Verdict.NOT_SHOWN, scale)
 
     return judge
+
+
+def few_passes_same_flops(source: Source) -> Finding:
+    """The smallest N > 1 above N = 1, both with the FLOPs of the largest N spent on tokens."""
+    at = headline(source.summary)
+    equal = [] if at is None else equal_compute(source.summary, at)
+    spent = [group for group in equal if group["match"] == "flops"]
+    one, few = _first(spent, at_least=1), _first(spent, at_least=2)
+    if one is None or one["passes"] != 1 or few is None:
+        return not_run("N = 1 and an N between it and the largest, with the FLOPs of the largest")
+    if not is_equal_compute(one, few):
+        return not_run("two N with the same FLOPs (what has run took others)")
+    scale = f"{_scale(source, few, one)}, {few['train_flops']:.2g} FLOPs"
+    first, second = _scored(few), _scored(one)
+    return above(first, second, Verdict.SHOWN, Verdict.NOT_SHOWN, scale)
+
+
+def _first(groups: Sequence[Group], at_least: int) -> Group | None:
+    return next((group for group in groups if group["passes"] >= at_least), None)
 
 
 _APART = "95 % intervals over seeds apart"
@@ -235,6 +255,17 @@ OUR_CLAIMS = (
             'EXP=cellular_automata ARGS="--match=flops"',
         )
         for match, spent in SPENT_ON.items()
+    ),
+    Claim(
+        "rule110-few-passes",
+        "ours; the paper has no compute-matched baseline",
+        "On Rule 110, a few passes are a better use of training FLOPs than one, each trained on as "
+        "many tokens as the FLOPs of the largest N buy it.",
+        f"The smallest N > 1 that was so trained above N = 1, {_APART} and the larger clear of the "
+        "floor.",
+        _EXPERIMENTS,
+        few_passes_same_flops,
+        "EXP=cellular_automata",
     ),
     Claim(
         "rule110-full-cache",

@@ -167,14 +167,15 @@ def _fig_2b(sources: Sequence[Source]) -> Comparison:
 
 def _fig_2_baselines(sources: Sequence[Source]) -> Comparison:
     known = {
-        ("transformer_evicted", "tokens"): (
+        ("transformer_evicted", 1, "tokens"): (
             "transformer, evicted cache",
             "does not beat chance (t not recorded)",
         ),
-        ("transformer_full_cache", "tokens"): ("transformer, full cache", "not in the paper"),
-        ("hybrid", "flops"): ("N = 1, equal FLOPs on more tokens", "not in the paper"),
-        ("hybrid", "flops_blocks"): ("N = 1, equal FLOPs on more blocks", "not in the paper"),
-        ("hybrid", "flops_width"): ("N = 1, equal FLOPs on more width", "not in the paper"),
+        ("transformer_full_cache", 1, "tokens"): ("transformer, full cache", "not in the paper"),
+        ("hybrid", 1, "flops"): ("N = 1, equal FLOPs on more tokens", "not in the paper"),
+        ("hybrid", 2, "flops"): ("N = 2, equal FLOPs on more tokens", "not in the paper"),
+        ("hybrid", 1, "flops_blocks"): ("N = 1, equal FLOPs on more blocks", "not in the paper"),
+        ("hybrid", 1, "flops_width"): ("N = 1, equal FLOPs on more width", "not in the paper"),
     }
     columns = []
     for source in sources:
@@ -191,7 +192,7 @@ def _fig_2_baselines(sources: Sequence[Source]) -> Comparison:
                 for key in ("rollout_steps", "width", "train_tokens")
             )
         ]
-        values = {(g["model"], g["match"]): quote(g["exact_accuracy"]) for g in groups}
+        values = {(g["model"], g["passes"], g["match"]): quote(g["exact_accuracy"]) for g in groups}
         facts = {"setting": NOT_RUN}
         for largest in most:
             setting = (

@@ -33,6 +33,7 @@ def conclude(summary: Sequence[Group]) -> str:
         )
     groups = equal_tokens(summary, at)
     matched = equal_compute(summary, at)
+    few = [group for group in matched if group["passes"] == 1]
     one = next((group for group in groups if group["passes"] == 1), None)
     most = groups[-1] if groups[-1]["passes"] > 1 else None
     where = (
@@ -41,8 +42,9 @@ def conclude(summary: Sequence[Group]) -> str:
     if most is None:
         may = f"{where}, no run with N > 1 has finished, so the worth of more passes is unknown."
     else:
-        may = f"{where}, {_at_equal_tokens(one, most)}; {_at_equal_compute(matched, most)}."
-    return f"{may} {_caveats(one, most, matched)}"
+        may = f"{where}, {_at_equal_tokens(one, most)}; {_at_equal_compute(few, most)}"
+        may += "".join(_between(group, few) for group in matched if group["passes"] > 1) + "."
+    return f"{may} {_caveats(one, most, few)}"
 
 
 def _at_equal_tokens(one: Group | None, most: Group) -> str:
@@ -75,6 +77,19 @@ def _against(matched: Group, most: Group) -> str:
         f"{short(matched['parameters'])} parameters), reaches {_quote(matched)}, from which {name} "
         f"differs by {_difference(most, matched):+.3f}: {verdict}"
     )
+
+
+def _between(group: Group, few: Sequence[Group]) -> str:
+    """An N between, with the FLOPs of the largest, against N = 1 that spent them the same way."""
+    one = next((other for other in few if other["match"] == group["match"]), None)
+    name = f"N = {group['passes']}"
+    said = f"; {name} that spends them on {SPENT_ON[group['match']]} reaches {_quote(group)}"
+    if one is None:
+        return said
+    verdict = _verdict(group, one, better=f"{name} is better", worse=f"{name} is worse")
+    if not _is_equal(group, one):
+        verdict = "these are not equal compute, and no verdict is drawn"
+    return f"{said}, {_difference(group, one):+.3f} from N = 1 so spent: {verdict}"
 
 
 def _verdict(first: Group, second: Group, better: str, worse: str) -> str:

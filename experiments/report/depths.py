@@ -90,7 +90,7 @@ def headline(summary: Sequence[DepthGroup]) -> list[DepthGroup]:
     matched = [g for g in hybrids if g["match"] in SPENT_ON and g["label"] == label]
     by_way = list(SPENT_ON)
     return sorted(chosen, key=lambda g: g["passes"]) + sorted(
-        matched, key=lambda g: by_way.index(g["match"])
+        matched, key=lambda g: (g["passes"], by_way.index(g["match"]))
     )
 
 
@@ -108,6 +108,13 @@ def conclude(summary: Sequence[DepthGroup]) -> str:
         )
     name = f"N = {most['passes']}"
     verdicts = "; ".join(f"{_other(g)}, {name} is {_verdicts(most, g)}" for g in others)
+    verdicts += "".join(
+        f"; N = {g['passes']} with equal training FLOPs spent on {SPENT_ON[g['match']]} is, "
+        f"against N = 1 that spent them so, {_verdicts(g, other)}"
+        for g in shown
+        for other in others
+        if g["match"] == other["match"] != "tokens" and g["passes"] > 1
+    )
     missing = "" if len(others) > 1 else f"; N = 1 with the training FLOPs of {name} is missing"
     seeds = min(len(group["seeds"]) for group in [most, *others])
     return (

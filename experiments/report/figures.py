@@ -159,14 +159,14 @@ def _tone_legend(figure: Figure, corner: tuple[float, float]) -> None:
 
 
 def _draw_curves(axes: np.ndarray, rows: list[dict], summary: list[Group], at: Headline) -> None:
-    """Left: equal tokens. Right: the same runs over FLOPs, and N = 1 with the largest N's FLOPs."""
-    groups = equal_tokens(summary, at)
-    for place, group in enumerate(groups):
+    """Left: equal tokens. Right: the same runs over FLOPs, and smaller N with the largest N's."""
+    groups, matched = equal_tokens(summary, at), equal_compute(summary, at)
+    colours = _colours([*groups, *matched])
+    for group in groups:
         for axis, unit in zip(axes, ("train_tokens", "train_flops"), strict=True):
-            _draw_curve(axis, rows, group, unit, colour=COLOURS[place % len(COLOURS)])
-    matched = equal_compute(summary, at)
+            _draw_curve(axis, rows, group, unit, colours[group["passes"]])
     for group in matched:
-        _draw_curve(axes[1], rows, group, "train_flops", colour=COLOURS[0])
+        _draw_curve(axes[1], rows, group, "train_flops", colours[group["passes"]])
     most_flops = max(group["train_flops"] for group in [*groups, *matched])
     for axis, name, end in (
         (axes[0], "training tokens", at.train_tokens),
@@ -174,6 +174,12 @@ def _draw_curves(axes: np.ndarray, rows: list[dict], summary: list[Group], at: H
     ):
         axis.axhline(groups[0]["floor"], **FLOOR)
         scale_axis(axis, name, end)
+
+
+def _colours(groups: Sequence[Group]) -> dict[int, str]:
+    """A colour for each N."""
+    passes = sorted({group["passes"] for group in groups})
+    return {n: COLOURS[place % len(COLOURS)] for place, n in enumerate(passes)}
 
 
 def _draw_curve(axis: Axes, rows: list[dict], group: Group, unit: str, colour: str) -> None:
@@ -211,14 +217,15 @@ def _draw_depths(axis: Axes, summary: list[Group], at: Headline) -> None:
         for group in hybrids
         if group["match"] == "tokens" and group["train_tokens"] == at.train_tokens
     ]
-    for place, passes in enumerate(sorted({group["passes"] for group in equal})):
-        look = {"color": COLOURS[place % 6], "marker": MARKERS[place % 6], "linestyle": "-"}
-        found = [group for group in equal if group["passes"] == passes]
-        series.append((f"N = {passes}", found, look))
-    for match, style in MATCHED_STYLES.items():
-        matched = [group for group in hybrids if group["match"] == match]
-        look = {"color": COLOURS[0], "marker": "o", "linestyle": style, "mfc": "white"}
-        series += [(series_name(matched[0]), matched, look)] if matched else []
+    colours = _colours(hybrids)
+    markers = dict(zip(colours, MARKERS * len(colours), strict=False))
+    for match, style in {"tokens": "-", **MATCHED_STYLES}.items():
+        for passes, colour in colours.items():
+            among = equal if match == "tokens" else hybrids
+            found = [g for g in among if (g["match"], g["passes"]) == (match, passes)]
+            look = {"color": colour, "marker": markers[passes], "linestyle": style}
+            look |= {} if match == "tokens" else {"mfc": "white"}
+            series += [(series_name(found[0]), found, look)] if found else []
     for model, (name, marker, fill) in _BASELINES.items():
         found = [group for group in here if group["model"] == model]
         look = {"color": GREY, "marker": marker, "linestyle": "none", "mfc": fill}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
-# What N = 1 spent the FLOPs of a larger N on, by the `match` of its rows.
+# What a smaller N spent the FLOPs of the largest on, by the `match` of its rows.
 SPENT_ON = {"flops": "more tokens", "flops_blocks": "more blocks", "flops_width": "more width"}
 
 
@@ -82,21 +82,18 @@ def equal_tokens(summary: Sequence[Group], at: Headline) -> list[Group]:
 
 
 def equal_compute(summary: Sequence[Group], at: Headline) -> list[Group]:
-    """The N = 1 hybrids trained with the FLOPs of the headline's largest N, one a way to spend."""
+    """Smaller N with the FLOPs of the headline's largest, one a way to spend, by ascending N."""
     target = max((group["train_flops"] for group in equal_tokens(summary, at)), default=0)
-    chosen = []
-    for match in SPENT_ON:
-        found = [
-            group
-            for group in summary
-            if group["model"] == "hybrid"
-            and group["match"] == match
-            and group["passes"] == 1
-            and _setting(group)[:4] == at[:4]  # its tokens differ: that is what was matched away
-        ]
-        if found:
-            chosen.append(min(found, key=lambda group: abs(group["train_flops"] - target)))
-    return chosen
+    found: dict[tuple[int, str], list[Group]] = {}
+    for group in summary:
+        # Its tokens differ: that is what was matched away.
+        if group["match"] in SPENT_ON and _setting(group)[:4] == at[:4]:
+            found.setdefault((group["passes"], group["match"]), []).append(group)
+    ways = list(SPENT_ON)
+    return [
+        min(found[key], key=lambda group: abs(group["train_flops"] - target))
+        for key in sorted(found, key=lambda key: (key[0], ways.index(key[1])))
+    ]
 
 
 def short(count: int) -> str:

@@ -39,12 +39,16 @@ HEADER = (
     "N = 1",
     "more passes",
     "N = 1, same FLOPs",
+    "few passes, same FLOPs",
     "passes at equal tokens",
     "passes at equal FLOPs",
+    "few passes at equal FLOPs",
     "seeds",
     "source",
 )
+_NOT_RUN = "not run"
 _SEEDS = 3  # the fewest of a result in the first table and the figure
+_GAIN_COLOURS = (COLOURS[0], COLOURS[3], COLOURS[2])
 _WIDTH, _ROW, _MARGIN = 8.5, 0.24, 0.9  # inches
 
 
@@ -60,7 +64,8 @@ class Difference(NamedTuple):
 class Line(NamedTuple):
     """One setting; `cheap` is N = 1 with the FLOPs of `most`, None where that was not run.
 
-    `scouted` is what was scored on the validation split.
+    `few` is the smallest N > 1 with these FLOPs, and `few_passes` this N. `scouted` is what was
+    scored on the validation split.
     """
 
     task: str
@@ -70,6 +75,8 @@ class Line(NamedTuple):
     one: Interval
     most: Interval
     cheap: Interval | None
+    few: Interval | None
+    few_passes: int | None
     scouted: bool
 
     @property
@@ -81,9 +88,14 @@ class Line(NamedTuple):
         return None if self.cheap is None else difference(self.most, self.cheap)
 
     @property
+    def few_at_equal_flops(self) -> Difference | None:
+        if self.few is None or self.cheap is None:
+            return None
+        return difference(self.few, self.cheap)
+
+    @property
     def seeds(self) -> int:
-        shown = (self.one, self.most, self.cheap)
-        return min(score["n"] for score in shown if score is not None)
+        return min(score["n"] for score in self._shown)
 
     @property
     def is_main(self) -> bool:
@@ -93,8 +105,12 @@ class Line(NamedTuple):
     @property
     def is_learned(self) -> bool:
         """Whether anything of it is above the floor."""
-        shown = (self.one, self.most, self.cheap)
-        return any(score["mean"] > self.floor for score in shown if score is not None)
+        return any(score["mean"] > self.floor for score in self._shown)
+
+    @property
+    def _shown(self) -> list[Interval]:
+        shown = (self.one, self.most, self.cheap, self.few)
+        return [score for score in shown if score is not None]
 
     @property
     def name(self) -> str:
@@ -165,6 +181,10 @@ def _line(source: Source, setting: str, equal: Sequence[Any], matched: Sequence[
         setting += f", d = {row['d_model']}"
     if row.get("cache") == "slide":
         setting += ", cache slides"
+    cheap, few = (
+        next((g for g in matched if (g["passes"] > 1) == several), None)
+        for several in (False, True)
+    )
     scouted = row.get("evaluation_split") == "validation"
     if scouted:
         setting += ", validation split"
@@ -176,7 +196,9 @@ def _line(source: Source, setting: str, equal: Sequence[Any], matched: Sequence[
             floor=one["floor"],
             one=one["exact_accuracy"],
             most=most["exact_accuracy"],
-            cheap=matched[0]["exact_accuracy"] if matched else None,
+            cheap=cheap and cheap["exact_accuracy"],
+            few=few and few["exact_accuracy"],
+            few_passes=few and few["passes"],
             scouted=scouted,
         )
     ]
@@ -190,9 +212,11 @@ def cells(found: Iterable[Line]) -> list[list[str]]:
             f"{line.floor:.3f}",
             f"{line.one['mean']:.3f}",
             f"{line.most['mean']:.3f} (N = {line.passes})",
-            "not run" if line.cheap is None else f"{line.cheap['mean']:.3f}",
+            _NOT_RUN if line.cheap is None else f"{line.cheap['mean']:.3f}",
+            _NOT_RUN if line.few is None else f"{line.few['mean']:.3f} (N = {line.few_passes})",
             _quote(line.at_equal_tokens),
-            "not run" if line.at_equal_flops is None else _quote(line.at_equal_flops),
+            _quote(line.at_equal_flops),
+            _quote(line.few_at_equal_flops),
             str(line.seeds),
             line.source,
         ]
@@ -201,7 +225,9 @@ def cells(found: Iterable[Line]) -> list[list[str]]:
     ]
 
 
-def _quote(gain: Difference) -> str:
+def _quote(gain: Difference | None) -> str:
+    if gain is None:
+        return _NOT_RUN
     text = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
     return f"{text} apart" if gain.apart else text
 
@@ -241,25 +267,31 @@ def draw(found: Sequence[Line], path: Path) -> None:
         rows = max(len(found), 1)
         figure, axis = plt.subplots(figsize=(_WIDTH, _MARGIN + _ROW * rows))
         for i, line in enumerate(found):
-            _mark(axis, i - 0.15, line.at_equal_tokens, COLOURS[0])
-            _mark(axis, i + 0.15, line.at_equal_flops, COLOURS[3])
+            gains = (line.at_equal_tokens, line.at_equal_flops, line.few_at_equal_flops)
+            apart = 0.3 if line.few is None else 0.26
+            for place, (gain, colour) in enumerate(zip(gains, _GAIN_COLOURS, strict=True)):
+                _mark(axis, i + apart * (place - (0.5 if line.few is None else 1)), gain, colour)
         axis.axvline(0, color=GREY, linewidth=0.8)
         axis.set_yticks(range(len(found)), [f"{line.name}, n = {line.seeds}" for line in found])
         axis.set_ylim(rows - 0.5, -0.5)
         axis.set_xlim(-1.05, 1.05)
         axis.tick_params(axis="y", length=0)
-        axis.set_xlabel("exact accuracy: the largest N less N = 1")
+        axis.set_xlabel("exact accuracy: more passes less N = 1")
         note = (
             f"n seeds, {_SEEDS} or more; test split; 95 % intervals; "
             "filled: the two means' own intervals do not overlap"
         )
         figure.supxlabel(note, fontsize=6)
-        names = ("at equal training tokens", "at equal training FLOPs")
+        names = (
+            "the largest N, equal training tokens",
+            "the largest N, equal training FLOPs",
+            "the smallest N > 1, equal training FLOPs",
+        )
         handles = [
             Line2D([], [], color=colour, marker="o", markersize=3.5, linewidth=1)
-            for colour in (COLOURS[0], COLOURS[3])
+            for colour in _GAIN_COLOURS
         ]
-        figure.legend(handles, names, loc="outside upper center", ncols=2)
+        figure.legend(handles, names, loc="outside upper center", ncols=3)
         save(figure, path)
 
 

@@ -53,7 +53,11 @@ def by_depth(summary: Sequence[Mapping[str, Any]]) -> Panels:
 
 
 def _compared(summary: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [g for g in summary if g["model"] == "hybrid" and g["match"] in ("tokens", "flops")]
+    """The hybrids on equal tokens, and N = 1 that spent the FLOPs of the largest N on tokens."""
+    hybrids = [group for group in summary if group["model"] == "hybrid"]
+    return [
+        g for g in hybrids if (g["match"], g["passes"]) == ("flops", 1) or g["match"] == "tokens"
+    ]
 
 
 def _split(scores: Sequence[Score]) -> tuple[list[Score], list[Score]]:

@@ -20,7 +20,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
 MARKERS = "osDPhp"
 GREY = "#555555"
 FLOOR = {"color": GREY, "linestyle": (0, (4, 2)), "linewidth": 0.9}
-# N = 1 with the largest N's FLOPs, by what they were spent on.
+# A smaller N with the largest N's FLOPs, by what they were spent on.
 MATCHED_STYLES = {"flops": (0, (2.5, 1.2)), "flops_blocks": (0, (1, 1)), "flops_width": "-."}
 COLUMN = 3.5  # inches
 DPI = 200

@@ -98,8 +98,8 @@ def _notes(results: dict[str, Any]) -> list[str]:
     )
     if any(row.get("match") in SPENT_ON for row in rows):
         definitions += (
-            " Equal compute is N = 1 given as many training FLOPs as the largest N, spent on what "
-            "the line says."
+            " Equal compute is a smaller N given as many training FLOPs as the largest, spent on "
+            "what the line says."
         )
     provenance = (
         f"Commit {results['commit']}; device {results['device']}; versions {versions or 'none'}; "

@@ -33,7 +33,7 @@ def trained_on(group: Mapping[str, Any]) -> str:
 def series_name(group: Mapping[str, Any]) -> str:
     """A hybrid among hybrids, e.g. `N = 4` or `N = 1, more blocks`."""
     spent = SPENT_ON.get(group["match"])
-    return f"N = 1, {spent}" if spent else f"N = {group['passes']}"
+    return f"N = {group['passes']}" + (f", {spent}" if spent else "")
 
 
 def quote(score: Interval) -> str:
