@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, presets
+from experiments.bench import timing
 from sleep_jax.config import (
     AttentionConfig,
     GatedDeltaNetConfig,
@@ -64,7 +65,9 @@ class CostConfig:
         for name in ("rounds", "training_rounds"):
             require(getattr(self, name) >= 2, name, getattr(self, name), ">= 2")
         # Timed tokens must fit into the window that they are fed into.
-        require(self.window >= self.rounds + 8, "window", self.window, ">= rounds + 8")
+        warm_up = timing.VISITS * timing.WARM_UP
+        allowed = f">= rounds + {warm_up}"
+        require(self.window >= self.rounds + warm_up, "window", self.window, allowed)
         for name in ("passes", "lengths"):
             values = getattr(self, name)
             ascending = values and values == tuple(sorted(set(values)))

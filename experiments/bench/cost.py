@@ -19,7 +19,6 @@ log = logging.getLogger("sleep_jax")
 
 CACHES = ("evict", "slide")
 TRANSFORMER = "transformer"
-_VISITS = 4  # to each length; cost_of_sleep holds a window to the tokens that they take
 Row = dict[str, Any]
 
 
@@ -114,7 +113,7 @@ def by_context(
         awake[length] = {name: Awake(session) for name, session in sessions.items()}
         fed = length
     seconds: dict[tuple[str, int], list[float]] = {}
-    for visit in np.array_split(np.arange(rounds), min(_VISITS, rounds)):
+    for visit in np.array_split(np.arange(rounds), min(timing.VISITS, rounds)):
         for length, calls in awake.items():
             for name, times in timing.turns(calls, len(visit)).items():
                 seconds.setdefault((name, length), []).extend(times)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 ROUNDS = 9
-WARM_UP = 2
+WARM_UP = 2  # turns of a call that are not counted
+VISITS = 4  # to each thing that is timed several times, each with a warm-up of its own
 
 
 def turns(
