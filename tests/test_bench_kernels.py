@@ -6,8 +6,10 @@ import time
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
-from experiments.bench import kernels, rules
+from experiments.bench import kernels, roofline, rules
 from experiments.bench.roofline import Roofline
 from pallas_kernels.shapes import Shape
 from tests import from_outside
@@ -71,6 +73,17 @@ def test_a_wrong_one_does_not_end_the_others(tiny, monkeypatch):
     assert result["wrong"] == ["token scan"] and "xla" in result["both"]
     assert result["skipped"]["token scan"] == "wrong, 1.0e-02 apart from xla in float32"
     assert "token scan" not in result["forward"]
+
+
+def test_a_wrong_one_is_in_the_exit_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(roofline, "measured", lambda dtype: SLOW)
+    monkeypatch.setattr(kernels, "table", lambda result: "")
+    with flagsaver.flagsaver():
+        flags.FLAGS(["test", f"--out={tmp_path}", "--shapes=C1"])
+        for wrong, code in (([], 0), (["token scan"], 1)):
+            monkeypatch.setattr(kernels, "bench", lambda *_, wrong=wrong: {"wrong": wrong})
+            assert kernels.main() == code
+            assert len([*tmp_path.glob("*.json")]) == 1  # written whatever was found
 
 
 def test_a_scan_that_would_keep_too_much_is_timed_forward_alone(tiny, monkeypatch):

@@ -168,6 +168,10 @@ def test_equal_compute_stands_beside_equal_tokens(monkeypatch, tmp_path):
     ) in text
     kept = conclusion(ROWS).partition(". It may")[0]
     assert text.startswith(kept)
+    between = [
+        {**row, "passes": 2, "exact_accuracy": 0.01, "cell": f"N2-{row['cell']}"} for row in spent
+    ]
+    assert conclusion([*ROWS, *spent, *between]) == text  # of the rules N = 1 alone is shown
     assert "No run on equal tokens has finished" in conclusion(spent)
     figures = []
     monkeypatch.setattr(rules, "save", lambda figure, path: figures.append(figure))

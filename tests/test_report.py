@@ -76,6 +76,16 @@ def test_table_order_is_by_depth_then_tokens_then_compute_then_baselines():
     )
 
 
+def test_with_equal_compute_fewer_passes_come_first():
+    rows = load_rows(SWEEP)
+    rows += [
+        {**row, "passes": 2, "train_tokens": 1_200_000} for row in rows if row["match"] == "flops"
+    ]
+    results = fixture_results() | {"summary": summarise(rows)}
+    cells = [line.split(" | ") for line in tables.markdown(results).splitlines()[4:9]]
+    assert [cell[1] for cell in cells] == ["1", "2", "4", "1", "2"]
+
+
 def test_latex_escapes_what_latex_reads():
     results = fixture_results() | {"commit": r"a_b%c&d#e$f{g}h~i^j<k>l|m\n"}
     expected = (

@@ -101,6 +101,9 @@ def test_an_n_between_is_held_against_one_pass_that_spent_the_same():
     assert said in text
     assert "N = 2" not in text.replace(said, "")
     assert "N = 2" not in depths.conclude(depths.summarise([*ROWS[:4], *between]))
+    spent = [{**one, "train_tokens": 1500} for one in between]
+    table = depths.lines(depths.summarise([*ROWS, *spent]))
+    assert [line[2] for line in table[:4]] == ["1", "4", "1", "2"]
 
 
 def test_the_table_has_a_column_a_depth_and_a_line_of_floors():

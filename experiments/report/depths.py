@@ -153,14 +153,14 @@ def header(summary: Sequence[DepthGroup]) -> tuple[str, ...]:
 
 
 def _order(group: DepthGroup) -> tuple[Any, ...]:
+    spent = (group["passes"], group["train_tokens"])  # with equal FLOPs, fewer passes buy more
     return (
         group["model"] != "hybrid",
         group["model"],
         group["update_rule"],
         list(TRAINED_ON).index(group["match"]),
         group["regime"],
-        group["train_tokens"],
-        group["passes"],
+        *(spent if group["match"] in SPENT_ON else spent[::-1]),
     )
 
 

@@ -69,6 +69,7 @@ def _group(rows: list[Row]) -> Group:
 def _order(group: Group) -> tuple[Any, ...]:
     """By depth; inside it hybrids on equal tokens, hybrids on equal compute, baselines."""
     block = 2 if group["model"] != "hybrid" else int(group["match"] in SPENT_ON)
+    spent = (group["passes"], group["train_tokens"])  # with equal FLOPs, fewer passes buy more
     return (
         group["rollout_steps"],
         group["width"],
@@ -77,8 +78,7 @@ def _order(group: Group) -> tuple[Any, ...]:
         group["update_rule"],
         list(TRAINED_ON).index(group["match"]),
         group["regime"],
-        group["train_tokens"],
-        group["passes"],
+        *(spent if group["match"] in SPENT_ON else spent[::-1]),
     )
 
 
