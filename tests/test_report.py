@@ -262,9 +262,12 @@ def test_conclusion_holds_an_n_between_against_one_pass_that_spent_the_same(righ
     ]
     text = conclude(summarise(rows + between))
     assert "N = 2 that spends them on more tokens reaches" in text and said in text
-    # It is no N = 1, so nothing that is said of that changes.
+    # It is no N = 1, so nothing else that is said of that changes.
     without = conclude(summarise(rows))
-    assert without in text.replace(text[text.index("; N = 2") : text.index(". It may")], "")
+    text = text.replace(text[text.index("; N = 2") : text.index(". It may")], "")
+    gain = "nor that the gain of N = 2 at equal compute (more tokens) is more than one pass reaches"
+    assert (gain in text) == ("N = 2 is better" in said)
+    assert without == text.replace(f"{gain} if tuned for that budget; ", "")
 
 
 def test_conclusion_draws_no_verdict_from_unequal_compute():

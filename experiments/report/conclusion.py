@@ -19,6 +19,7 @@ from experiments.report.published import RULE_110_SETTING
 
 Scored = Mapping[str, Any]  # whatever has "exact_accuracy", an Interval, and "floor"
 
+_TUNED = "one pass reaches if tuned for that budget"
 # A matched run stops at a whole step, so its FLOPs cannot be exactly those of the largest N.
 _FLOPS_TOLERANCE = 0.05
 
@@ -44,7 +45,7 @@ def conclude(summary: Sequence[Group]) -> str:
     else:
         may = f"{where}, {_at_equal_tokens(one, most)}; {_at_equal_compute(few, most)}"
         may += "".join(_between(group, few) for group in matched if group["passes"] > 1) + "."
-    return f"{may} {_caveats(one, most, few)}"
+    return f"{may} {_caveats(one, most, matched)}"
 
 
 def _at_equal_tokens(one: Group | None, most: Group) -> str:
@@ -104,10 +105,13 @@ def _verdict(first: Group, second: Group, better: str, worse: str) -> str:
 
 def _caveats(one: Group | None, most: Group | None, matched: Sequence[Group]) -> str:
     """The sentence that says what the numbers do not show."""
+    few = [group for group in matched if group["passes"] == 1]
     shown = [group for group in (one, most, *matched) if group is not None]
     points = []
     if most is not None:
-        points.append(_about_compute(most, matched))
+        points.append(_about_compute(most, few))
+        better = [group for group in matched if _is_better_spent(group, few)]
+        points += [f"that the gain of {_name(group)} is more than {_TUNED}" for group in better]
     unlearned = [group for group in shown if not is_learned(group)]
     if unlearned:
         names = _join([_name(group) for group in unlearned])
@@ -121,20 +125,29 @@ def _caveats(one: Group | None, most: Group | None, matched: Sequence[Group]) ->
     return f"It may not be concluded {'; nor '.join(points)}."
 
 
+def _is_better_spent(group: Group, few: Sequence[Group]) -> bool:
+    """Whether an N between is above N = 1 that spent the same FLOPs in the same way."""
+    return group["passes"] > 1 and any(
+        group["match"] == one["match"] and _is_equal(group, one) and order(group, one) > 0
+        for one in few
+    )
+
+
 def _about_compute(most: Group, matched: Sequence[Group]) -> str:
+    name = f"N = {most['passes']}"
     if not matched:
-        return "that sleep is worth its training compute, for which the matched run is missing"
+        return f"that {name} is worth its training compute, for which the matched run is missing"
     equal = [group for group in matched if _is_equal(group, most)]
     if not equal:
-        return "that sleep is worth its training compute, for which no run is matched"
+        return f"that {name} is worth its training compute, for which no run is matched"
     best = max(equal, key=lambda group: group["exact_accuracy"]["mean"])
     score = f"{best['exact_accuracy']['mean']:.3f}"
     spent = SPENT_ON[best["match"]]
     return {
-        1: "that the gain at equal compute is more than one pass reaches if tuned for that budget",
-        0: f"that sleep saves training compute, as N = 1 reaches {score} with the same FLOPs spent "
-        f"on {spent}",
-        -1: "that sleep saves training compute, as the same FLOPs take N = 1 further "
+        1: f"that the gain of {name} at equal compute is more than {_TUNED}",
+        0: f"that {name} saves training compute, as N = 1 reaches {score} with the same FLOPs "
+        f"spent on {spent}",
+        -1: f"that {name} saves training compute, as the same FLOPs take N = 1 further "
         f"({score}) when spent on {spent}",
     }[order(most, best)]
 

@@ -73,6 +73,6 @@ def _caption(shown: list[DepthGroup]) -> str:
     count = " or ".join(map(str, sorted({len(group["seeds"]) for group in shown})))
     tokens = short(shown[0]["train_tokens"])
     return (
-        f"{shown[0]['label']}, {tokens} tokens (N = 1 at equal compute: see the table); line: mean "
+        f"{shown[0]['label']}, {tokens} tokens (at equal compute: see the table); line: mean "
         f"over seeds (n = {count}), band: lowest to highest"
     )
