@@ -107,6 +107,10 @@ def test_a_sweep_that_repeats_another_is_shown_once():
     rows = [*seeds(0.3), *seeds(0.9, 4)]
     again, other = source(rows), source([*rows, row(0.5, match="flops", train_tokens=4000)])
     assert overview.lines([again, again]) == overview.lines([again])
+    spent: dict[str, Any] = dict(match="flops", train_tokens=4000, train_flops=4 * 10**9)
+    more = source([*rows, row(0.8, 2, **spent)])
+    for both in ([again, more], [more, again]):  # the one that says more
+        assert overview.lines(both) == overview.lines([more]) != overview.lines([again])
     assert len(overview.lines([again, other])) == 2
 
 

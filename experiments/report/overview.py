@@ -136,9 +136,20 @@ def lines(sources: Iterable[Source]) -> list[Line]:
     for source in sorted(shown, key=lambda s: list(_TASKS).index(s.experiment)):
         by_depth = kind_of(source.experiment).summarise is depths.summarise
         found += (_by_depth if by_depth else _by_setting)(source)
-    said = [line._replace(source="") for line in found]
-    # A sweep that repeats another to the bit has nothing of its own to say.
-    return [line for i, line in enumerate(found) if said[i] not in said[:i]]
+    kept: list[Line] = []
+    for line in found:
+        # A sweep that repeats another to the bit has nothing of its own to say, or only `few`.
+        twin = next((i for i, other in enumerate(kept) if _said(other) == _said(line)), None)
+        if twin is None:
+            kept.append(line)
+        elif kept[twin].few is None and line.few is not None:
+            kept[twin] = line
+    return kept
+
+
+def _said(line: Line) -> Line:
+    """What a line says that any sweep of its setting has."""
+    return line._replace(source="", few=None, few_passes=None)
 
 
 def _by_setting(source: Source) -> list[Line]:
