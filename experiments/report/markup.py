@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 # Cells with more characters than this are kept from becoming towers.
-_WIDTHS = ((60, "long"), (12, "middle"))
+_WIDTHS = ((70, "long"), (12, "middle"))
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -43,7 +43,7 @@ caption { text-align: left; padding-bottom: .3rem; }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; min-width: 2rem;
   max-width: 24rem; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 thead th, thead td { background: var(--panel); }
-tbody td.middle { min-width: 10.5rem; }
+tbody td.middle { min-width: 10.5rem; overflow-wrap: anywhere; }
 tbody td.long { min-width: 15rem; }
 tbody th { font-weight: 600; min-width: 9rem; position: sticky; left: 0; background: var(--back); }
 @media (max-width: 40rem) { tbody th { max-width: 40vw; overflow-wrap: break-word; } }
