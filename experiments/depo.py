@@ -26,7 +26,7 @@ _MAX_HOPS = flags.DEFINE_list(
 def cpu() -> Preset:
     """`make experiment EXP=depo`: cycles of up to 6 nodes, 1 and 2 hops.
 
-    Three seeds: 8.1 minutes on two cores of an AMD EPYC (Genoa). Expected, with five:
+    Three seeds: 10.3 minutes on two cores of an AMD EPYC (Genoa). Expected, with five:
     experiments/results/depo/cpu.
     """
     task = DepoConfig(nodes=6, names_vocab=12, max_name_length=1, max_hops=2, pairs=4, window=4)

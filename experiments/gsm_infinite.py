@@ -26,7 +26,7 @@ _MAX_OPERATIONS = flags.DEFINE_list(
 def cpu() -> Preset:
     """`make experiment EXP=gsm_infinite`: 192 tokens in windows of 64, 1 to 4 operations.
 
-    Three seeds: 10.1 minutes on two cores of an AMD EPYC (Genoa). Expected, with five:
+    Three seeds: 11.8 minutes on two cores of an AMD EPYC (Genoa). Expected, with five:
     experiments/results/gsm_infinite/cpu.
     """
     task = GsmInfiniteConfig(

@@ -61,6 +61,25 @@ def test_cellular_automata():
         assert f"By seed, t = {t}: {said}." in README
 
 
+def test_which_n_makes_most_of_a_budget():
+    text = section(RESULTS, "Rule 110: which N makes most of a budget?")
+    (shown,) = tables(text)
+    names = ("N", "parameters", "training tokens", "exact accuracy [95%]", "seeds")
+    lines = named(committed("cellular_automata/two_passes"))
+    rebuilt = [[line[name] for name in names] for line in lines[1:]]
+    assert [[line[0], *line[2:]] for line in shown[2:]] == rebuilt
+    spent = {
+        line["N"]: line["exact accuracy [95%]"]
+        for line in named(committed("cellular_automata/cpu"))
+        if line["t"] == "2" and line["training FLOPs"] == "1.48e12"
+    }
+    for passes, score in spent.items():
+        mean, interval = score.split(" ", 1)
+        said = f"N = {passes} {mean[1:]} {interval.replace('[0.', '[.').replace(' 0.', ' .')}"
+        assert said in text.replace("\n", " ")
+    assert len(spent) == 3
+
+
 def test_what_else_the_same_flops_buy():
     (matched,) = tables(section(RESULTS, "Rule 110: what else could the same FLOPs buy?"))
     names = ("N", "parameters", "training tokens", "exact accuracy [95%]", "seeds")
