@@ -4,10 +4,10 @@
         [--seeds=0,1,2] [--match=flops] [--baselines=full] [--workdir=DIR]
         [--set=model.d_model=128] [--dry_run]
 
-Trains the hybrid for every N at equal tokens, N = 1 again with the FLOPs of the largest N (spent on
-tokens, blocks or width), and the transformers whose cache is evicted and kept; then writes tables
-and figures into the sweep directory, `<workdir>/cellular_automata/<preset>`. A finished run is not
-run again.
+Trains the hybrid for every N at equal tokens, every smaller N again with the FLOPs of the largest
+(spent on tokens; by N = 1 on blocks or width as well), and the transformers whose cache is evicted
+and kept; then writes tables and figures into the sweep directory,
+`<workdir>/cellular_automata/<preset>`. A finished run is not run again.
 """
 
 import sys

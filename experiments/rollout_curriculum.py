@@ -6,7 +6,7 @@
 Rule 110 as in experiments/cellular_automata.py. For the first two thirds of a run its examples are
 of depth 1, 2, .., t - 1, each for equally long, and then of t. At the headline t the same runs
 stand beside it without that, and the largest N also with N rising over the same part of the run.
-N = 1 has the training FLOPs of the largest N as well (--match).
+Smaller N have the training FLOPs of the largest as well (--match).
 """
 
 import dataclasses
