@@ -137,8 +137,8 @@ def _overview(sources: Sequence[Source], drawn: Path) -> str:
         tag("h2", "All tasks at a glance", id="overview"),
         paragraph(
             "Exact accuracy of the largest N less that of N = 1, trained on the same tokens and "
-            "with the same FLOPs; where it was run, the smallest N > 1 as well, with the FLOPs of the "
-            "largest. “Apart” where the two means' own intervals do not overlap."
+            "with the same FLOPs; where it was run, the smallest N > 1 as well, with the FLOPs of "
+            "the largest. “Apart” where the two means' own intervals do not overlap."
         ),
         figure(drawn, f"{title}: the differences of the first table below, a line a setting"),
         *(
