@@ -137,7 +137,7 @@ def test_sliding_window():
 
 def test_larger_cycles_smaller_models():
     (shown,) = tables(section(RESULTS, "Larger cycles, smaller models"))
-    assert len(shown) == 6
+    assert len(shown) == 8
     for first, *numbers in shown[2:]:
         (name,) = re.findall(r"\(([^()\s]+)/table.md\)", first)
         source = committed(name)
