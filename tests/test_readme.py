@@ -63,7 +63,7 @@ def test_cellular_automata():
 
 def test_which_n_makes_most_of_a_budget():
     text = section(RESULTS, "Rule 110: which N makes most of a budget?")
-    (shown,) = tables(text)
+    shown, deeper = tables(text)
     names = ("N", "parameters", "training tokens", "exact accuracy [95%]", "seeds")
     lines = named(committed("cellular_automata/two_passes"))
     rebuilt = [[line[name] for name in names] for line in lines[1:]]
@@ -78,6 +78,26 @@ def test_which_n_makes_most_of_a_budget():
         said = f"N = {passes} {mean[1:]} {interval.replace('[0.', '[.').replace(' 0.', ' .')}"
         assert said in text.replace("\n", " ")
     assert len(spent) == 3
+    t3 = {
+        (line["N"], line["training FLOPs"]): line
+        for line in named(committed("cellular_automata/t3"))
+    }
+    flops = t3["4", "5.91e12"]["training FLOPs"]
+    for passes, same_tokens, same_flops, by_seed in deeper[2:]:
+        lines = [line for (n, _), line in t3.items() if n == passes]
+        (few,) = (line for line in lines if line["training tokens"] == "3.00M")
+        (many,) = (line for line in lines if line["training FLOPs"] == flops)
+        assert (same_tokens, same_flops) == tuple(
+            line["exact accuracy [95%]"] for line in (few, many)
+        )
+        assert by_seed == many["seeds"]
+    four = [
+        line["exact accuracy [95%]"]
+        for line in named(committed("cellular_automata/two_passes_four_blocks"))
+    ]
+    quoted = [score.replace("[0.", "[.").replace(" 0.", " .")[1:] for score in four]
+    for passes, score in (("2", quoted[1]), ("1", quoted[2])):
+        assert f"N = {passes} {score}" in text.replace("\n", " ")
 
 
 def test_what_else_the_same_flops_buy():
