@@ -66,11 +66,13 @@ def test_few_passes_with_the_flops_of_the_largest_stand_beside_one_pass():
 
 
 def test_a_line_says_what_was_not_done_as_usual():
-    unusual: dict[str, Any] = dict(d_model=8, cache="slide", evaluation_split="validation")
+    unusual: dict[str, Any] = dict(
+        d_model=8, cache="slide", evaluation_split="validation", blocks=4
+    )
     regime = "hard eviction for 33%"
     plain = [*seeds(0.3, **unusual), *seeds(0.9, 4, **unusual)]
     staged = [*seeds(0.2, regime=regime, **unusual), *seeds(0.8, 4, regime=regime, **unusual)]
-    said = "d = 8, cache slides, validation split"
+    said = "4 blocks, d = 8, cache slides, validation split"
     (line,) = overview.lines([source([*plain, *staged])])
     assert line.task == f"Rule 110: t = 2, W = 12, 1.0k tokens, {said}"
     assert line.most["mean"] == pytest.approx(0.9) and line.scouted

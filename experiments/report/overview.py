@@ -44,6 +44,7 @@ HEADER = (
     "source",
 )
 _NOT_RUN = "not run"
+_BLOCKS = 2  # of the cpu presets; another number is said
 _SEEDS = 3  # the fewest of a result in the first table and the figure
 _GAIN_COLOURS = (COLOURS[0], COLOURS[3], COLOURS[2])
 _WIDTH, _ROW, _MARGIN = 8.5, 0.24, 0.9  # inches
@@ -185,6 +186,8 @@ def _line(source: Source, setting: str, equal: Sequence[Any], matched: Sequence[
     if one["passes"] != 1 or most["passes"] == 1:
         return []
     row = source.row_of(one)
+    if row.get("blocks", _BLOCKS) != _BLOCKS:
+        setting += f", {row['blocks']} blocks"
     if "d_model" in row:
         setting += f", d = {row['d_model']}"
     if row.get("cache") == "slide":
