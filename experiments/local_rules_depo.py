@@ -16,7 +16,7 @@ def cpu() -> Preset:
     """`make experiment EXP=local_rules_depo`: cycles of up to 6 nodes, 1 and 2 hops, one seed.
 
     7.6 minutes on two cores of an AMD EPYC (Genoa). The budget of `EXP=depo`: with 0.75M tokens no
-    rule got to two hops. Expected, with three seeds: experiments/results/local_rules_depo/cpu.
+    rule got to two hops. Expected, with five seeds: experiments/results/local_rules_depo/cpu.
     """
     return update_rules.among_rules(depo.cpu(), (1, 4), {2: (0,)})
 
