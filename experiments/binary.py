@@ -157,7 +157,7 @@ def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
     at = {depth: at_depth(experiment, preset, depth) for depth in preset.depths}
     for config in at.values():
         config.validate()  # before FLOPs of what cannot be are counted
-    headline, largest = at[next(iter(preset.depths))], max(preset.passes)
+    headline = at[next(iter(preset.depths))]
     planned = [
         cells.hybrid(config, passes, seed)
         for depth, seeds in preset.depths.items()
@@ -165,14 +165,9 @@ def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
         for passes in preset.passes
         for seed in seeds
     ]
-    if largest > 1:
-        planned += [
-            cells.matched(config, largest, seed, spend, smaller)
-            for config in experiment.variants(headline)
-            for spend in preset.match
-            for smaller in cells.spenders(preset.passes, spend)
-            for seed in preset.matched_seeds
-        ]
+    if max(preset.passes) > 1:
+        for config in experiment.variants(headline):
+            planned += cells.all_matched(config, preset.passes, preset.match, preset.matched_seeds)
     planned += [
         cells.transformer(headline, cache, seed)
         for cache, seeds in (("evict", preset.evicted_seeds), ("keep", preset.full_cache_seeds))

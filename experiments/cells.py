@@ -139,6 +139,18 @@ def matched(base: RunConfig, passes: int, seed: int, spend: str, smaller: int = 
     return Cell(HYBRID, EQUAL_FLOPS[spend], dataclasses.replace(config, train=train))
 
 
+def all_matched(
+    base: RunConfig, passes: Sequence[int], ways: Sequence[str], seeds: Sequence[int]
+) -> list[Cell]:
+    """`matched` to the largest N: each of `ways` to spend, each of its `spenders`, each seed."""
+    return [
+        matched(base, max(passes), seed, spend, smaller)
+        for spend in ways
+        for smaller in spenders(passes, spend)
+        for seed in seeds
+    ]
+
+
 def _deeper(model: ModelConfig, times: int) -> ModelConfig:
     return dataclasses.replace(model, pattern=model.pattern * times)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from experiments.report import published
 from experiments.report.depths import AtDepth, DepthGroup, headline
-from experiments.report.groups import SPENT_ON
+from experiments.report.groups import SPENT_ON, is_equal_compute
 from experiments.report.sources import Source
 from experiments.report.verdicts import (
     Claim,
@@ -12,7 +12,7 @@ from experiments.report.verdicts import (
     Scored,
     Verdict,
     direction,
-    is_equal_compute,
+    few_and_one,
     not_run,
     size_of,
 )
@@ -202,13 +202,10 @@ def same_flops(match: str) -> Callable[[Source], Finding]:
 
 def few_passes_same_flops(source: Source) -> Finding:
     """The smallest N > 1 against N = 1, both with the FLOPs of the largest N spent on tokens."""
-    spent = [group for group in headline(source.summary) if group["match"] == "flops"]
-    one = next((group for group in spent if group["passes"] == 1), None)
-    few = next((group for group in spent if group["passes"] > 1), None)
-    if one is None or few is None:
-        return not_run("N = 1 and an N between it and the largest, with the FLOPs of the largest")
-    if not is_equal_compute(one, few):
-        return not_run("two N with the same FLOPs (what has run took others)")
+    found = few_and_one(headline(source.summary))
+    if isinstance(found, str):
+        return not_run(found)
+    few, one = found
     scale = f"{_scale(source, few, one)}, {few['train_flops']:.2g} FLOPs"
     names = (f"N = {few['passes']}", "N = 1")
     return _compare(few, one, names, _depths(few, None), Verdict.SHOWN, Verdict.NOT_SHOWN, scale)

@@ -10,6 +10,7 @@ from experiments.report.groups import (
     equal_compute,
     equal_tokens,
     headline,
+    is_equal_compute,
 )
 from experiments.report.sources import Source
 from experiments.report.verdicts import (
@@ -19,7 +20,7 @@ from experiments.report.verdicts import (
     Verdict,
     above,
     direction,
-    is_equal_compute,
+    few_and_one,
     not_run,
     size_of,
 )
@@ -185,20 +186,13 @@ def same_flops(match: str) -> Callable[[Source], Finding]:
 def few_passes_same_flops(source: Source) -> Finding:
     """The smallest N > 1 above N = 1, both with the FLOPs of the largest N spent on tokens."""
     at = headline(source.summary)
-    equal = [] if at is None else equal_compute(source.summary, at)
-    spent = [group for group in equal if group["match"] == "flops"]
-    one, few = _first(spent, at_least=1), _first(spent, at_least=2)
-    if one is None or one["passes"] != 1 or few is None:
-        return not_run("N = 1 and an N between it and the largest, with the FLOPs of the largest")
-    if not is_equal_compute(one, few):
-        return not_run("two N with the same FLOPs (what has run took others)")
+    found = few_and_one([] if at is None else equal_compute(source.summary, at))
+    if isinstance(found, str):
+        return not_run(found)
+    few, one = found
     scale = f"{_scale(source, few, one)}, {few['train_flops']:.2g} FLOPs"
     first, second = _scored(few), _scored(one)
     return above(first, second, Verdict.SHOWN, Verdict.NOT_SHOWN, scale)
-
-
-def _first(groups: Sequence[Group], at_least: int) -> Group | None:
-    return next((group for group in groups if group["passes"] >= at_least), None)
 
 
 _APART = "95 % intervals over seeds apart"

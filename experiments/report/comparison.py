@@ -4,9 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.report import depths, published
-from experiments.report.groups import Group, equal_compute, equal_tokens, headline, short
+from experiments.report.groups import (
+    Group,
+    equal_compute,
+    equal_tokens,
+    headline,
+    is_equal_compute,
+    short,
+)
 from experiments.report.sources import BENCH, COST, Source, of
-from experiments.report.verdicts import is_equal_compute, quote
+from experiments.report.verdicts import quote
 from experiments.report.words import scientific
 
 NOT_RUN = "not run"

@@ -13,6 +13,7 @@ from experiments.report.groups import (
     equal_compute,
     equal_tokens,
     headline,
+    is_equal_compute,
     short,
 )
 from experiments.report.published import RULE_110_SETTING
@@ -20,8 +21,6 @@ from experiments.report.published import RULE_110_SETTING
 Scored = Mapping[str, Any]  # whatever has "exact_accuracy", an Interval, and "floor"
 
 _TUNED = "one pass reaches if tuned for that budget"
-# A matched run stops at a whole step, so its FLOPs cannot be exactly those of the largest N.
-_FLOPS_TOLERANCE = 0.05
 
 
 def conclude(summary: Sequence[Group]) -> str:
@@ -69,14 +68,12 @@ def _at_equal_compute(matched: Sequence[Group], most: Group) -> str:
 
 def _against(matched: Group, most: Group) -> str:
     name = f"N = {most['passes']}"
-    verdict = _verdict(most, matched, better=f"{name} is better", worse=f"{name} is worse")
-    if not _is_equal(matched, most):
-        verdict = "these are not equal compute, and no verdict is drawn"
+    ratio = matched["train_flops"] / most["train_flops"]
     return (
-        f"N = 1 given {_flops_ratio(matched, most):.2f} times the training FLOPs of {name}, "
+        f"N = 1 given {ratio:.2f} times the training FLOPs of {name}, "
         f"spent on {SPENT_ON[matched['match']]} ({short(matched['train_tokens'])} tokens, "
         f"{short(matched['parameters'])} parameters), reaches {_quote(matched)}, from which {name} "
-        f"differs by {_difference(most, matched):+.3f}: {verdict}"
+        f"differs by {_difference(most, matched):+.3f}: {_flops_verdict(most, matched)}"
     )
 
 
@@ -87,10 +84,15 @@ def _between(group: Group, few: Sequence[Group]) -> str:
     said = f"; {name} that spends them on {SPENT_ON[group['match']]} reaches {_quote(group)}"
     if one is None:
         return said
-    verdict = _verdict(group, one, better=f"{name} is better", worse=f"{name} is worse")
-    if not _is_equal(group, one):
-        verdict = "these are not equal compute, and no verdict is drawn"
-    return f"{said}, {_difference(group, one):+.3f} from N = 1 so spent: {verdict}"
+    gain = f"{_difference(group, one):+.3f} from N = 1 so spent"
+    return f"{said}, {gain}: {_flops_verdict(group, one)}"
+
+
+def _flops_verdict(group: Group, one: Group) -> str:
+    if not is_equal_compute(one, group):
+        return "these are not equal compute, and no verdict is drawn"
+    name = f"N = {group['passes']}"
+    return _verdict(group, one, better=f"{name} is better", worse=f"{name} is worse")
 
 
 def _verdict(first: Group, second: Group, better: str, worse: str) -> str:
@@ -128,7 +130,7 @@ def _caveats(one: Group | None, most: Group | None, matched: Sequence[Group]) ->
 def _is_better_spent(group: Group, few: Sequence[Group]) -> bool:
     """Whether an N between is above N = 1 that spent the same FLOPs in the same way."""
     return group["passes"] > 1 and any(
-        group["match"] == one["match"] and _is_equal(group, one) and order(group, one) > 0
+        group["match"] == one["match"] and is_equal_compute(group, one) and order(group, one) > 0
         for one in few
     )
 
@@ -137,7 +139,7 @@ def _about_compute(most: Group, matched: Sequence[Group]) -> str:
     name = f"N = {most['passes']}"
     if not matched:
         return f"that {name} is worth its training compute, for which the matched run is missing"
-    equal = [group for group in matched if _is_equal(group, most)]
+    equal = [group for group in matched if is_equal_compute(group, most)]
     if not equal:
         return f"that {name} is worth its training compute, for which no run is matched"
     best = max(equal, key=lambda group: group["exact_accuracy"]["mean"])
@@ -175,14 +177,6 @@ def is_learned(group: Scored) -> bool:
 
 def _difference(first: Group, second: Group) -> float:
     return first["exact_accuracy"]["mean"] - second["exact_accuracy"]["mean"]
-
-
-def _is_equal(matched: Group, most: Group) -> bool:
-    return abs(_flops_ratio(matched, most) - 1) <= _FLOPS_TOLERANCE
-
-
-def _flops_ratio(matched: Group, most: Group) -> float:
-    return matched["train_flops"] / most["train_flops"]
 
 
 def _quote(group: Group) -> str:

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from experiments.report.depths import DepthGroup, headline
 from experiments.report.groups import short
 from experiments.report.style import (
-    COLOURS,
     FLOOR,
     MATCHED_STYLES,
     STYLE,
+    colours,
     draw_seeds,
     legend,
     save,
@@ -48,9 +48,9 @@ def by_depth(results: dict[str, Any], path: Path) -> None:
 def _draw_depth(axes: np.ndarray, rows: list[dict], shown: list[DepthGroup], depth: str) -> None:
     loss, right = axes
     loss.set_title(f"depth {depth}")
-    passes = sorted({group["passes"] for group in shown})
+    colour_of = colours(group["passes"] for group in shown)
     for group in shown:
-        colour = COLOURS[passes.index(group["passes"]) % len(COLOURS)]
+        colour = colour_of[group["passes"]]
         for axis, name in ((loss, "loss"), (right, "exact_accuracy")):
             _draw_curve(axis, rows, group, depth, name, colour)
     right.axhline(shown[0]["by_depth"][depth]["floor"], **FLOOR)

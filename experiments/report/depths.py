@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 from experiments.report.conclusion import is_learned, order
-from experiments.report.groups import SPENT_ON, Interval, short
+from experiments.report.groups import SPENT_ON, Interval, by_budget, short
 from experiments.report.summary import Row, check_scores, group_rows, interval, mean
 from experiments.report.words import TRAINED_ON, model_name, quote, scientific, trained_on
 
@@ -153,14 +153,13 @@ def header(summary: Sequence[DepthGroup]) -> tuple[str, ...]:
 
 
 def _order(group: DepthGroup) -> tuple[Any, ...]:
-    spent = (group["passes"], group["train_tokens"])  # with equal FLOPs, fewer passes buy more
     return (
         group["model"] != "hybrid",
         group["model"],
         group["update_rule"],
         list(TRAINED_ON).index(group["match"]),
         group["regime"],
-        *(spent if group["match"] in SPENT_ON else spent[::-1]),
+        *by_budget(group),
     )
 
 

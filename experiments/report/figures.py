@@ -22,7 +22,6 @@ from experiments.report.groups import (
     short,
 )
 from experiments.report.style import (
-    COLOURS,
     COLUMN,
     DPI,
     FLOOR,
@@ -30,6 +29,7 @@ from experiments.report.style import (
     MARKERS,
     MATCHED_STYLES,
     STYLE,
+    colours,
     draw_seeds,
     legend,
     save,
@@ -161,12 +161,12 @@ def _tone_legend(figure: Figure, corner: tuple[float, float]) -> None:
 def _draw_curves(axes: np.ndarray, rows: list[dict], summary: list[Group], at: Headline) -> None:
     """Left: equal tokens. Right: the same runs over FLOPs, and smaller N with the largest N's."""
     groups, matched = equal_tokens(summary, at), equal_compute(summary, at)
-    colours = _colours([*groups, *matched])
+    colour_of = colours(group["passes"] for group in [*groups, *matched])
     for group in groups:
         for axis, unit in zip(axes, ("train_tokens", "train_flops"), strict=True):
-            _draw_curve(axis, rows, group, unit, colours[group["passes"]])
+            _draw_curve(axis, rows, group, unit, colour_of[group["passes"]])
     for group in matched:
-        _draw_curve(axes[1], rows, group, "train_flops", colours[group["passes"]])
+        _draw_curve(axes[1], rows, group, "train_flops", colour_of[group["passes"]])
     most_flops = max(group["train_flops"] for group in [*groups, *matched])
     for axis, name, end in (
         (axes[0], "training tokens", at.train_tokens),
@@ -174,12 +174,6 @@ def _draw_curves(axes: np.ndarray, rows: list[dict], summary: list[Group], at: H
     ):
         axis.axhline(groups[0]["floor"], **FLOOR)
         scale_axis(axis, name, end)
-
-
-def _colours(groups: Sequence[Group]) -> dict[int, str]:
-    """A colour for each N."""
-    passes = sorted({group["passes"] for group in groups})
-    return {n: COLOURS[place % len(COLOURS)] for place, n in enumerate(passes)}
 
 
 def _draw_curve(axis: Axes, rows: list[dict], group: Group, unit: str, colour: str) -> None:
@@ -217,10 +211,10 @@ def _draw_depths(axis: Axes, summary: list[Group], at: Headline) -> None:
         for group in hybrids
         if group["match"] == "tokens" and group["train_tokens"] == at.train_tokens
     ]
-    colours = _colours(hybrids)
-    markers = dict(zip(colours, MARKERS * len(colours), strict=False))
+    colour_of = colours(group["passes"] for group in hybrids)
+    markers = dict(zip(colour_of, MARKERS * len(colour_of), strict=False))
     for match, style in {"tokens": "-", **MATCHED_STYLES}.items():
-        for passes, colour in colours.items():
+        for passes, colour in colour_of.items():
             among = equal if match == "tokens" else hybrids
             found = [g for g in among if (g["match"], g["passes"]) == (match, passes)]
             look = {"color": colour, "marker": markers[passes], "linestyle": style}

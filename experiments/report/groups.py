@@ -1,10 +1,12 @@
 """What a group over seeds is, and which groups the conclusion and the figures are about."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypedDict
 
 # What a smaller N spent the FLOPs of the largest on, by the `match` of its rows.
 SPENT_ON = {"flops": "more tokens", "flops_blocks": "more blocks", "flops_width": "more width"}
+# A matched run stops at a whole step, so its FLOPs cannot be exactly those of the largest N.
+_FLOPS_TOLERANCE = 0.05
 
 
 class Interval(TypedDict):
@@ -94,6 +96,17 @@ def equal_compute(summary: Sequence[Group], at: Headline) -> list[Group]:
         min(found[key], key=lambda group: abs(group["train_flops"] - target))
         for key in sorted(found, key=lambda key: (key[0], ways.index(key[1])))
     ]
+
+
+def by_budget(group: Mapping[str, Any]) -> tuple[int, int]:
+    """Sorts by tokens, then N; with equal FLOPs by N, of which fewer buy more tokens."""
+    tokens, passes = group["train_tokens"], group["passes"]
+    return (passes, tokens) if group["match"] in SPENT_ON else (tokens, passes)
+
+
+def is_equal_compute(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two groups took the same training FLOPs."""
+    return abs(first["train_flops"] / second["train_flops"] - 1) <= _FLOPS_TOLERANCE
 
 
 def short(count: int) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from experiments.report.groups import SPENT_ON, Group, short
+from experiments.report.groups import SPENT_ON, Group, by_budget, short
 from experiments.report.summary import Row, check_scores, group_rows, interval, mean
 from experiments.report.words import TRAINED_ON, model_name, quote, scientific, trained_on
 
@@ -69,7 +69,6 @@ def _group(rows: list[Row]) -> Group:
 def _order(group: Group) -> tuple[Any, ...]:
     """By depth; inside it hybrids on equal tokens, hybrids on equal compute, baselines."""
     block = 2 if group["model"] != "hybrid" else int(group["match"] in SPENT_ON)
-    spent = (group["passes"], group["train_tokens"])  # with equal FLOPs, fewer passes buy more
     return (
         group["rollout_steps"],
         group["width"],
@@ -78,7 +77,7 @@ def _order(group: Group) -> tuple[Any, ...]:
         group["update_rule"],
         list(TRAINED_ON).index(group["match"]),
         group["regime"],
-        *(spent if group["match"] in SPENT_ON else spent[::-1]),
+        *by_budget(group),
     )
 
 

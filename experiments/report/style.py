@@ -1,7 +1,7 @@
 """The look of all figures: sizes of a paper, colour-blind safe, the floor always drawn."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ STYLE: dict[Any, Any] = {
     "legend.handlelength": 1.7,
     "legend.columnspacing": 1.0,
 }
+
+
+def colours(passes: Iterable[int]) -> dict[int, str]:
+    """A colour for each N, by ascending N."""
+    return {n: COLOURS[i % len(COLOURS)] for i, n in enumerate(sorted(set(passes)))}
 
 
 def mark(x: Sequence[float]) -> dict[str, Any]:

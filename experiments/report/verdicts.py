@@ -7,14 +7,13 @@ module (claims_rule110.py, claims_depth.py, claims_cost.py) or of a new one name
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from experiments.report.conclusion import is_learned, order
-from experiments.report.groups import Interval, short
+from experiments.report.groups import Interval, is_equal_compute, short
 from experiments.report.sources import Source
 
-# A matched run stops at a whole step, so its FLOPs cannot be exactly those of the largest N.
-FLOPS_TOLERANCE = 0.05
+_Group = TypeVar("_Group", bound=Mapping[str, Any])
 
 
 class Verdict(enum.Enum):
@@ -154,6 +153,20 @@ def _seeds(groups: Sequence[Mapping[str, Any]]) -> str:
     return few if len(counts) == 1 else f"{counts[0]} to {few}"
 
 
-def is_equal_compute(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two groups took the same training FLOPs."""
-    return abs(first["train_flops"] / second["train_flops"] - 1) <= FLOPS_TOLERANCE
+def few_and_one(groups: Sequence[_Group]) -> tuple[_Group, _Group] | str:
+    """The smallest N > 1 and N = 1, both with the FLOPs of the largest N spent on tokens.
+
+    Args:
+      groups: of one setting, by ascending N.
+
+    Returns:
+      The two, or what is missing.
+    """
+    spent = [group for group in groups if group["match"] == "flops"]
+    one = next((group for group in spent if group["passes"] == 1), None)
+    few = next((group for group in spent if group["passes"] > 1), None)
+    if one is None or few is None:
+        return "N = 1 and an N between it and the largest, with the FLOPs of the largest"
+    if not is_equal_compute(one, few):
+        return "two N with the same FLOPs (what has run took others)"
+    return few, one
