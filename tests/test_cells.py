@@ -58,6 +58,17 @@ def test_blocks_and_width_are_for_one_pass():
     assert cells.spenders((4, 1, 3), cells.BLOCKS) == cells.spenders((2, 4), cells.WIDTH) == [1]
 
 
+def test_a_sweep_matches_every_smaller_n_on_tokens_and_one_pass_on_blocks():
+    found = cells.all_matched(BASE, (1, 2, 4), (cells.TOKENS, cells.BLOCKS), (0, 5))
+    assert [cell.name for cell in found] == [
+        f"hybrid-N{n}-t2-W12-s{seed}-{spent}"
+        for n, spent in ((1, "flops"), (2, "flops"), (1, "flops-blocks"))
+        for seed in (0, 5)
+    ]
+    dear = training_flops(cells.hybrid(BASE, 4, seed=0).config)
+    assert [cell.flops for cell in found] == pytest.approx([dear] * 6, rel=0.01)
+
+
 def test_names_tell_what_was_spent():
     names = {cells.matched(BASE, 4, 0, spend).name for spend in cells.EQUAL_FLOPS}
     end = "hybrid-N1-t2-W12-s0-flops"
