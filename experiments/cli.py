@@ -1,7 +1,7 @@
 """How every experiment binary meets its user: flags, errors, exit codes, log lines.
 
 Exit codes: 0 done, 1 a run failed, 2 bad input (one line on stderr says what and what is allowed),
-143 stopped by SIGTERM with everything saved.
+141 the reader of our output left (`| head`), 143 stopped by SIGTERM with everything saved.
 """
 
 import logging
@@ -14,7 +14,8 @@ from absl import flags
 
 from sleep_jax.errors import UserError
 
-STOPPED = 143
+STOPPED = 128 + signal.SIGTERM
+_UNREAD = 128 + 13  # SIGPIPE, which not every system has
 
 
 class _Formatter(logging.Formatter):
@@ -42,7 +43,13 @@ def run(
         rest = values(list(argv))[1:]
         if rest:
             raise UserError(f"argument {rest[0]!r} is not understood; allowed: --flag=value")
-        return main()
+        code = main()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Python flushes once more as it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _UNREAD
     except (UserError, flags.Error) as error:
         text = " ".join(str(error).split())
         if isinstance(error, flags.UnrecognizedFlagError):

@@ -264,6 +264,17 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_plan_whose_reader_leaves_ends_without_a_word(tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path, "--dry_run"),
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.close()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (128 + signal.SIGPIPE, "")
+
+
 @pytest.mark.parametrize(
     "flag, models",
     [

@@ -55,14 +55,26 @@ def test_few_passes_with_the_flops_of_the_largest_stand_beside_one_pass():
     spent: dict[str, Any] = dict(match="flops", train_tokens=4000, train_flops=4 * 10**9)
     matched = [row(0.5, **spent), row(0.8, 2, **spent), row(0.9, 3, **spent)]
     (line,) = overview.lines([source([*seeds(0.3), *seeds(0.9, 4), *matched[::-1]])])
-    assert line.cheap is not None and line.few is not None and line.few_passes == 2
-    assert (line.cheap["mean"], line.few["mean"]) == (0.5, 0.8)
+    means = {n: score["mean"] for n, score in line.matched.items()}
+    assert means == {1: 0.5, 2: 0.8, 3: 0.9} and line.few_passes == 2
     assert line.few_at_equal_flops is not None
     assert line.few_at_equal_flops.mean == pytest.approx(0.3)
     (cells,) = overview.cells([line])
-    assert cells[3] == "0.500 (N = 1), 0.800 (N = 2)"
+    assert cells[3] == "0.500 (N = 1), 0.800 (N = 2), 0.900 (N = 3)"
     four, two = cells[5].split(", N = 2 ")
     assert four.startswith("+0.400 [") and two.startswith("+0.300 [")
+
+
+def test_lines_go_by_task_and_then_by_depth():
+    deep = [*seeds(0.3, rollout_steps=3), *seeds(0.9, 4, rollout_steps=3)]
+    shallow = [*seeds(0.3), *seeds(0.9, 4)]
+    found = overview.lines([source(ROWS, "depo"), source(deep), source(shallow)])
+    assert [(line.task[:4], line.depth) for line in found] == [
+        ("Rule", 2),
+        ("Rule", 3),
+        ("Depo", 1),
+        ("Depo", 10),
+    ]
 
 
 def test_a_line_says_what_was_not_done_as_usual():

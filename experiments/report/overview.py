@@ -60,22 +60,31 @@ class Difference(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One setting; `cheap` is N = 1 with the FLOPs of `most`, None where that was not run.
+    """One setting; `matched` has every smaller N that was given the FLOPs of the largest.
 
-    `few` is the smallest N > 1 with these FLOPs, and `few_passes` this N. `scouted` is what was
-    scored on the validation split.
+    `depth` counts rollout steps, hops or operations. `scouted` is what was scored on the
+    validation split.
     """
 
     task: str
+    depth: int
     source: str
     passes: int
     floor: float
     one: Interval
     most: Interval
-    cheap: Interval | None
-    few: Interval | None
-    few_passes: int | None
+    matched: Mapping[int, Interval]
     scouted: bool
+
+    @property
+    def cheap(self) -> Interval | None:
+        """N = 1 with the FLOPs of `most`."""
+        return self.matched.get(1)
+
+    @property
+    def few_passes(self) -> int | None:
+        """The smallest N > 1 with the FLOPs of `most`."""
+        return min((n for n in self.matched if n > 1), default=None)
 
     @property
     def at_equal_tokens(self) -> Difference:
@@ -87,9 +96,9 @@ class Line(NamedTuple):
 
     @property
     def few_at_equal_flops(self) -> Difference | None:
-        if self.few is None or self.cheap is None:
+        if self.few_passes is None or self.cheap is None:
             return None
-        return difference(self.few, self.cheap)
+        return difference(self.matched[self.few_passes], self.cheap)
 
     @property
     def seeds(self) -> int:
@@ -107,8 +116,7 @@ class Line(NamedTuple):
 
     @property
     def _shown(self) -> list[Interval]:
-        shown = (self.one, self.most, self.cheap, self.few)
-        return [score for score in shown if score is not None]
+        return [self.one, self.most, *self.matched.values()]
 
     @property
     def name(self) -> str:
@@ -128,7 +136,7 @@ def difference(first: Interval, second: Interval) -> Difference:
 
 
 def lines(sources: Iterable[Source]) -> list[Line]:
-    """All settings of the sources that compare N alone, by experiment, else in the order given."""
+    """All settings of the sources that compare N alone, by task and depth, else as given."""
     shown = [s for s in sources if s.experiment in _TASKS and not s.is_smoke]
     found: list[Line] = []
     for source in sorted(shown, key=lambda s: list(_TASKS).index(s.experiment)):
@@ -136,18 +144,23 @@ def lines(sources: Iterable[Source]) -> list[Line]:
         found += (_by_depth if by_depth else _by_setting)(source)
     kept: list[Line] = []
     for line in found:
-        # A sweep that repeats another to the bit has nothing of its own to say, or only `few`.
+        # A sweep that repeats another to the bit has nothing of its own to say, or only more N.
         twin = next((i for i, other in enumerate(kept) if _said(other) == _said(line)), None)
         if twin is None:
             kept.append(line)
-        elif kept[twin].few is None and line.few is not None:
+        elif len(line.matched) > len(kept[twin].matched):
             kept[twin] = line
-    return kept
+    tasks = list(dict.fromkeys(_TASKS.values()))
+    return sorted(kept, key=lambda line: (tasks.index(_task(line)), line.depth))
+
+
+def _task(line: Line) -> str:
+    return line.task.partition(":")[0]
 
 
 def _said(line: Line) -> Line:
-    """What a line says that any sweep of its setting has."""
-    return line._replace(source="", few=None, few_passes=None)
+    """What a line says that any sweep of its setting has: of the matched, N = 1."""
+    return line._replace(source="", matched={n: line.matched[n] for n in line.matched if n == 1})
 
 
 def _by_setting(source: Source) -> list[Line]:
@@ -160,7 +173,8 @@ def _by_setting(source: Source) -> list[Line]:
         name = f"t = {at.rollout_steps}, W = {at.width}, {short(at.train_tokens)} tokens"
         if not plain:
             name += f", {at.regime}"
-        found += _line(source, name, equal_tokens(source.summary, at), matched)
+        equal = equal_tokens(source.summary, at)
+        found += _line(source, at.rollout_steps, name, equal, matched)
     return found
 
 
@@ -176,11 +190,13 @@ def _by_depth(source: Source) -> list[Line]:
         nodes = source.row_of(equal[0]).get("nodes")  # of Depo
         of = f" of {nodes} nodes" if nodes else ""
         setting = f"{depth} {word}{of}, {short(equal[0]['train_tokens'])} tokens"
-        found += _line(source, setting, equal, matched)
+        found += _line(source, int(depth), setting, equal, matched)
     return found
 
 
-def _line(source: Source, setting: str, equal: Sequence[Any], matched: Sequence[Any]) -> list[Line]:
+def _line(
+    source: Source, depth: int, setting: str, equal: Sequence[Any], matched: Sequence[Any]
+) -> list[Line]:
     """The one line, or none where there is no larger N beside N = 1."""
     one, most = equal[0], equal[-1]
     if one["passes"] != 1 or most["passes"] == 1:
@@ -192,24 +208,19 @@ def _line(source: Source, setting: str, equal: Sequence[Any], matched: Sequence[
         setting += f", d = {row['d_model']}"
     if row.get("cache") == "slide":
         setting += ", cache slides"
-    cheap, few = (
-        next((g for g in matched if (g["passes"] > 1) == several), None)
-        for several in (False, True)
-    )
     scouted = row.get("evaluation_split") == "validation"
     if scouted:
         setting += ", validation split"
     return [
         Line(
             task=f"{_TASKS[source.experiment]}: {setting}",
+            depth=depth,
             source=source.name if source.origin == COMMITTED else source.label,
             passes=most["passes"],
             floor=one["floor"],
             one=one["exact_accuracy"],
             most=most["exact_accuracy"],
-            cheap=cheap and cheap["exact_accuracy"],
-            few=few and few["exact_accuracy"],
-            few_passes=few and few["passes"],
+            matched={group["passes"]: group["exact_accuracy"] for group in matched},
             scouted=scouted,
         )
     ]
@@ -222,7 +233,7 @@ def cells(found: Iterable[Line]) -> list[list[str]]:
             line.task,
             f"{line.floor:.3f}",
             _scores({1: line.one, line.passes: line.most}),
-            _scores({1: line.cheap, line.few_passes: line.few}),
+            _scores(line.matched),
             _quote(line.at_equal_tokens),
             _gains_at_equal_flops(line),
             str(line.seeds),
@@ -233,9 +244,9 @@ def cells(found: Iterable[Line]) -> list[list[str]]:
     ]
 
 
-def _scores(by_passes: Mapping[int | None, Interval | None]) -> str:
+def _scores(by_passes: Mapping[int, Interval]) -> str:
     """`0.187 (N = 1), 0.854 (N = 4)`, of what was run."""
-    said = (f"{score['mean']:.3f} (N = {n})" for n, score in by_passes.items() if score)
+    said = (f"{score['mean']:.3f} (N = {n})" for n, score in sorted(by_passes.items()))
     return ", ".join(said) or _NOT_RUN
 
 
@@ -289,9 +300,9 @@ def draw(found: Sequence[Line], path: Path) -> None:
         figure, axis = plt.subplots(figsize=(_WIDTH, _MARGIN + _ROW * rows))
         for i, line in enumerate(found):
             gains = (line.at_equal_tokens, line.at_equal_flops, line.few_at_equal_flops)
-            apart = 0.3 if line.few is None else 0.26
+            step, middle = (0.3, 0.5) if line.few_passes is None else (0.26, 1)
             for place, (gain, colour) in enumerate(zip(gains, _GAIN_COLOURS, strict=True)):
-                _mark(axis, i + apart * (place - (0.5 if line.few is None else 1)), gain, colour)
+                _mark(axis, i + step * (place - middle), gain, colour)
         axis.axvline(0, color=GREY, linewidth=0.8)
         axis.set_yticks(range(len(found)), [f"{line.name}, n = {line.seeds}" for line in found])
         axis.set_ylim(rows - 0.5, -0.5)
