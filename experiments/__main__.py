@@ -15,6 +15,7 @@ SWEPT = (
     "local_rules_depo",
     "elastic_sleep",
     "rollout_curriculum",
+    "cost_of_depth",
 )
 EXPERIMENTS = (*SWEPT, "cost_of_sleep")
 

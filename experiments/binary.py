@@ -65,6 +65,8 @@ class Experiment:
       more: further cells, from the headline config and the preset.
       variants: the hybrids that are compared, from the configuration at a depth.
       swept: fields that `variants` sets, and the flag of each.
+      planned: all cells, from the configurations by depth, headline first, and the preset; None: the
+        usual ones.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Experiment:
     more: Callable[[RunConfig, Preset], list[cells.Cell]] = lambda config, preset: []
     variants: Callable[[RunConfig], Sequence[RunConfig]] = lambda config: (config,)
     swept: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    planned: Callable[[Mapping[int, RunConfig], Preset], list[cells.Cell]] | None = None
 
 
 def select(experiment: Experiment, preset: Preset) -> Preset:
@@ -157,6 +160,8 @@ def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
     at = {depth: at_depth(experiment, preset, depth) for depth in preset.depths}
     for config in at.values():
         config.validate()  # before FLOPs of what cannot be are counted
+    if experiment.planned is not None:
+        return experiment.planned(at, preset)
     headline = at[next(iter(preset.depths))]
     planned = [
         cells.hybrid(config, passes, seed)

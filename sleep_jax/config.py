@@ -252,6 +252,9 @@ class TrainConfig:
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
     evaluations: int = 10  # evenly spaced over the run, the last one at its end
+    # The run ends at the first evaluation with this exact accuracy, and the budget is the most that
+    # it may take; evaluations are then spaced by equal factors, over a hundredth of it to all. 0: off.
+    target_accuracy: float = 0.0
     evaluation_sequences: int = 1024
     curve_sequences: int = 256  # of them, scored before the end, for curves only
     evaluation_split: str = "test"  # tune on "validation"
@@ -281,6 +284,8 @@ class TrainConfig:
             f"a divisor of train.batch_size={self.batch_size}",
         )
         require(self.seed >= 0, "train.seed", self.seed, ">= 0")
+        target = self.target_accuracy
+        require(0 <= target <= 1, "train.target_accuracy", target, "a share of the answers, 0 to 1")
         split = self.evaluation_split
         require(
             split in ("validation", "test"), "train.evaluation_split", split, "validation, test"

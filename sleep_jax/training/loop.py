@@ -52,7 +52,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     profile_steps: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Trains to the end of the budget, from the newest checkpoint if there is one.
+    """Trains to the end of the budget, or to `target_accuracy`, from the newest checkpoint if any.
 
     Args:
       config: validated.
@@ -112,6 +112,7 @@ class _Run:
         )
         self.state, self.step = self._start()
         self.metrics = records.Metrics(directory, self.step, writes=processes.is_first())
+        self.reached = any(self._is_target(record) for record in self.metrics.records)
         self.goodput.resume({"lost": self._lost()})
         self.tracer = Tracer(profile_steps, directory)
         if processes.is_first():
@@ -171,8 +172,9 @@ class _Run:
 
     def to_the_end(self, should_stop: Callable[[], bool]) -> None:
         config, steps = self.config, self.config.steps
-        evaluations = evaluation_steps(steps, config.train.evaluations)
-        while self.step < steps:
+        target = config.train.target_accuracy
+        evaluations = evaluation_steps(steps, config.train.evaluations, by_factors=target > 0)
+        while self.step < steps and not self.reached:
             if should_stop() or self.checkpoints.preempted(self.step):
                 self._save()
                 raise Interrupted(f"stopped at step {self.step} of {steps}, which is saved")
@@ -181,7 +183,7 @@ class _Run:
                 self._log()
             if self.step in evaluations:
                 self._evaluate()
-            if self.checkpoints.due(self.step) or self.step == steps:
+            if self.checkpoints.due(self.step) or self.step == steps or self.reached:
                 self._save()
 
     def _one_step(self) -> None:
@@ -251,9 +253,9 @@ class _Run:
     def _evaluate(
         self, passes: int | None = None, threshold: float | None = None
     ) -> dict[str, Any]:
-        last = self.step == self.config.steps
         train = self.config.train
-        count = train.evaluation_sequences if last else train.curve_sequences
+        whole = self.step == self.config.steps or train.target_accuracy
+        count = train.evaluation_sequences if whole else train.curve_sequences
         sequences = {name: array[:count] for name, array in self.sequences.items()}
         if self.pending:
             self._settle()
@@ -271,6 +273,7 @@ class _Run:
             tokens = self.step * self.config.tokens_per_step
             record = {**values, "train_tokens": tokens, "train_flops": self._flops(self.step)}
             self.metrics.write("evaluation", self.step, record)
+            self.reached |= self._is_target(self.metrics.records[-1])
             log.info(
                 "step %d/%d  evaluation: exact %.3f (floor %.3f)  labels %.3f (floor %.3f)",
                 self.step,
@@ -281,6 +284,13 @@ class _Run:
                 self.floor["label"],
             )
         return values
+
+    def _is_target(self, record: dict[str, Any]) -> bool:
+        """Whether it is an evaluation that may end the run."""
+        target = self.config.train.target_accuracy
+        return bool(
+            target and record["kind"] == "evaluation" and record["exact_accuracy"] >= target
+        )
 
     def _save(self) -> None:
         if self.pending:  # never keep a state that a non-finite step has touched
@@ -305,7 +315,7 @@ class _Run:
 
     def result(self) -> dict[str, Any]:
         """The measured part of the row; evaluates again if the run was cut off before it could."""
-        config, steps = self.config, self.config.steps
+        config, steps = self.config, self.step
         curve = [r for r in self.metrics.records if r["kind"] == "evaluation"]
         if not curve or curve[-1]["step"] != steps:
             self._evaluate()
@@ -334,6 +344,7 @@ class _Run:
             "floor": float(self.floor["exact"]),
             "label_floor": float(self.floor["label"]),
             **self._by_depth(final),
+            **self._target(),
             "evaluation_sequences": config.train.evaluation_sequences,
             "evaluation_split": config.train.evaluation_split,
             "accuracy_by_passes": by_passes,
@@ -357,12 +368,26 @@ class _Run:
             }
         }
 
+    def _target(self) -> dict[str, Any]:
+        """What a run that may end early was to reach, and for how much at most."""
+        target = self.config.train.target_accuracy
+        if not target:
+            return {}
+        budget = self._flops(self.config.steps)
+        return {"target_accuracy": target, "reached": self.reached, "budget_flops": budget}
+
     def close(self) -> None:
         self.tracer.close()
         self.metrics.close()
         self.checkpoints.close()
 
 
-def evaluation_steps(steps: int, evaluations: int) -> set[int]:
-    """Evenly spaced steps, the last one among them."""
+def evaluation_steps(steps: int, evaluations: int, by_factors: bool = False) -> set[int]:
+    """Steps of a run after which it is evaluated, the last one among them.
+
+    Args:
+      by_factors: equal factors apart, from a hundredth of the run on, instead of evenly spaced.
+    """
+    if by_factors:
+        return {math.ceil(steps * share) for share in np.geomspace(0.01, 1, evaluations)}
     return {math.ceil(steps * (i + 1) / evaluations) for i in range(evaluations)}
