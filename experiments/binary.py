@@ -65,8 +65,8 @@ class Experiment:
       more: further cells, from the headline config and the preset.
       variants: the hybrids that are compared, from the configuration at a depth.
       swept: fields that `variants` sets, and the flag of each.
-      planned: all cells, from the configurations by depth, headline first, and the preset; None: the
-        usual ones.
+      planned: all cells, from the configurations by depth, headline first, and the preset; None:
+        the usual ones.
     """
 
     name: str
@@ -104,6 +104,7 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
     if _MATCH.value is not None:
         selected = dataclasses.replace(selected, match=_match(_MATCH.value, passes))
     _refuse_swept_fields({f"task.{flag.name}": flag.name, **experiment.swept})
+    _refuse_another_end(config.train.target_accuracy, preset.config.train.target_accuracy)
     if _SEEDS.value is not None:
         seeds = cli.parse_numbers("seeds", _SEEDS.value, 0, "whole numbers")
         if not seeds:
@@ -153,6 +154,15 @@ def _refuse_swept_fields(swept: Mapping[str, str]) -> None:
                 f"--set={assignment} is not possible for a sweep, whose baselines keep the cache; "
                 "allowed: sleep.cache=evict, sleep.cache=slide"
             )
+
+
+def _refuse_another_end(target: float, usual: float) -> None:
+    """Runs that end at an accuracy cannot be reported as runs of one budget, nor those as these."""
+    if bool(target) != bool(usual):
+        allowed = "more than 0" if usual else "0, or EXP=cost_of_depth"
+        raise UserError(
+            f"--set=train.target_accuracy={target:g} is not possible here; allowed: {allowed}"
+        )
 
 
 def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:

@@ -3,13 +3,13 @@
     python -m experiments.cost_of_depth --preset=cpu [--passes=1,2,4] [--rollout_steps=2,1,3]
         [--seeds=0,1,2] [--match=tokens,blocks] [--workdir=DIR] [--dry_run]
 
-Rule 110 as in experiments/cellular_automata.py, but nothing is trained to the end of a budget. A run
+Rule 110 as in experiments/cellular_automata.py, but no run is trained to the end of a budget. It
 ends at the first evaluation with `train.target_accuracy`, and what it took until then is the
-result. So no budget has to be guessed, at which one seed has learned and another has not, and what
-N = 1 takes at each depth says whether it is about to stop. All N may spend the same FLOPs at most,
-those of the largest N on `train.tokens`, and are evaluated at the same shares of them. All warm up
-for as many steps as the largest N; after that the rate is constant, so that no N stands nearer to the
-end of a schedule.
+result. So no budget has to be guessed, at which one seed has learned and another has not, and how
+the need of N = 1 grows with depth says whether it is about to stop. All N may spend the same FLOPs
+at most, those of the largest N on `train.tokens`, and are evaluated at the same shares of them. All
+warm up for as many steps as the largest N; after that the rate is constant, so that no N stands
+nearer to the end of a schedule.
 """
 
 import dataclasses

@@ -76,6 +76,43 @@ def test_an_interrupted_run_ends_with_the_same_bits(finished, tmp_path, stop):
     assert steps == sorted(steps)
 
 
+def test_a_run_ends_where_it_reaches_its_target_and_after_a_kill_with_the_same_bits(
+    tmp_path, monkeypatch
+):
+    # A constant answer is learned within a dozen steps, and right in a third of the sequences.
+    config = tiny.run_config(steps=40, evaluations=8, target_accuracy=0.2, keep_checkpoints=9)
+    result = train(config, tmp_path / "whole")
+    *before, last = result["curve"]
+    assert [point["step"] for point in before] == [1, 2, 3, 6, 11][: len(before)]
+    assert max(point["exact_accuracy"] for point in before) < 0.2 <= last["exact_accuracy"]
+    assert result["steps"] == last["step"] < 40 and result["reached"]
+    assert result["train_tokens"] == last["step"] * config.tokens_per_step
+    assert result["train_flops"] * 40 == result["budget_flops"] * last["step"]
+    again = train(config, tmp_path / "whole")
+    assert again["curve"] == result["curve"]
+
+    saved = loop._Run._save
+
+    def die(run):
+        if run.reached:
+            raise KeyboardInterrupt  # as sudden as a kill: evaluated, not saved
+        saved(run)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop._Run, "_save", die)
+        train(config, tmp_path / "killed")
+    resumed = train(config, tmp_path / "killed")
+    assert resumed["curve"] == result["curve"] and resumed["reached"]
+    step = last["step"]
+    assert_trees_all_equal(state_at(tmp_path / "killed", step), state_at(tmp_path / "whole", step))
+
+
+def test_a_target_that_is_not_reached_takes_the_whole_budget(tmp_path):
+    result = train(tiny.run_config(target_accuracy=1.0), tmp_path / "run")
+    assert not result["reached"] and result["steps"] == 12
+    assert result["target_accuracy"] == 1.0 and result["budget_flops"] == result["train_flops"]
+
+
 def test_seconds_by_cause_add_up_over_a_stop_and_a_kill(tmp_path):
     config, run = tiny.run_config(log_every=1), tmp_path / "run"
 

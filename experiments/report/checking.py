@@ -55,6 +55,11 @@ _COST_SETTING: dict[str, dict[str, Any]] = {
 ANY_FIELDS = _ROW
 RULE_110_FIELDS = _TRAINED | {"rollout_steps": int, "width": int}
 ELASTIC_FIELDS = RULE_110_FIELDS | {"accuracy_by_passes": dict, "halting": list}
+DEPTH_COST_FIELDS = RULE_110_FIELDS | {
+    "target_accuracy": _NUMBER,
+    "reached": bool,
+    "budget_flops": int,
+}
 DEPTH_FIELDS = _TRAINED | {"label": str, "by_depth": dict}
 RESULT_FIELDS: dict[str, Any] = {"experiment": str, "preset": str, "commit": str}
 
@@ -65,7 +70,8 @@ def fields(value: Mapping[str, Any], wanted: Mapping[str, Any], place: str) -> N
     if absent:
         raise ReportError(f"{place} lacks {', '.join(absent)}")
     for name, types in wanted.items():
-        if not isinstance(value[name], types) or isinstance(value[name], bool):
+        is_flag = isinstance(value[name], bool)  # which Python counts as a whole number
+        if not isinstance(value[name], types) or is_flag != (types is bool):
             raise ReportError(f"{place}: {name} is {value[name]!r}")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.report import (
     checking,
+    depth_cost,
     depth_figures,
     depths,
     elastic,
@@ -34,6 +35,10 @@ class Kind(NamedTuple):
     paper_setting: str
     published: list[published.PublishedNumber]
     drawings: dict[str, Callable[[Results, Path], None]]
+    intervals: str = (
+        "Student t over seeds where n is 2 or more (seeds vary the training, not the evaluation "
+        "sequences), Wilson over the answers scored where n is 1"
+    )
     fields: Mapping[str, Any] = checking.ANY_FIELDS  # of every row
 
 
@@ -94,6 +99,16 @@ LOCAL_RULES_DEPO = DEPO._replace(
     lines=lambda summary: depths.lines(summary, rules.order),
     drawings={"rules.png": lambda results, path: rules.draw(rules.by_depth, results, path)},
 )
+COST_OF_DEPTH = RULE_110._replace(
+    fields=checking.DEPTH_COST_FIELDS,
+    summarise=depth_cost.summarise,
+    conclude=depth_cost.conclude,
+    header=lambda summary: depth_cost.HEADER,
+    lines=depth_cost.lines,
+    published=[],
+    drawings={"by_depth.png": depth_cost.draw},
+    intervals=depth_cost.INTERVALS,
+)
 GENERIC = Kind(
     summarise=generic.summarise,
     conclude=generic.conclude,
@@ -113,6 +128,7 @@ KINDS = {
     "local_rules_depo": LOCAL_RULES_DEPO,
     "elastic_sleep": ELASTIC_SLEEP,
     "rollout_curriculum": ROLLOUT_CURRICULUM,
+    "cost_of_depth": COST_OF_DEPTH,
 }
 
 

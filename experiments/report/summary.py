@@ -58,11 +58,13 @@ def interval(values: Sequence[float], answers: int) -> Interval:
     return {"mean": mean_value, "ci95": ci95, "n": len(values), "ci95_over": over}
 
 
-def group_rows(rows: Iterable[Row], key: Sequence[str]) -> list[list[Row]]:
+def group_rows(
+    rows: Iterable[Row], key: Sequence[str], same: Sequence[str] = ("train_flops", "parameters")
+) -> list[list[Row]]:
     """Rows that agree in all of `key`, ordered by it and inside by seed.
 
     Raises:
-      ReportError: two rows of a group have one seed, or differ in FLOPs or parameters.
+      ReportError: two rows of a group have one seed, or differ in one of `same`.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -71,15 +73,15 @@ def group_rows(rows: Iterable[Row], key: Sequence[str]) -> list[list[Row]]:
     for name in sorted(groups):
         group = sorted(groups[name], key=lambda row: row["seed"])
         for one, other in zip(group, group[1:], strict=False):
-            _check_same(one, other)
+            _check_same(one, other, same)
         found.append(group)
     return found
 
 
-def _check_same(one: Row, other: Row) -> None:
+def _check_same(one: Row, other: Row, same: Sequence[str]) -> None:
     if one["seed"] == other["seed"]:
         raise ReportError(f"cells {one['cell']} and {other['cell']} are one setting and seed")
-    for name in ("train_flops", "parameters"):
+    for name in same:
         if one[name] != other[name]:
             raise ReportError(f"cells {one['cell']} and {other['cell']} differ in {name}")
 

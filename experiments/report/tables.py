@@ -87,13 +87,11 @@ def _published_cells(results: dict[str, Any]) -> list[list[str]]:
 
 def _notes(results: dict[str, Any]) -> list[str]:
     """The conclusion, then how the numbers were made, in plain text."""
-    rows = results["rows"]
+    rows, kind = results["rows"], kind_of(results["experiment"])
     sequences = sorted({f"{row['evaluation_sequences']} {row['evaluation_split']}" for row in rows})
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     definitions = (
-        "Brackets are 95% intervals: Student t over seeds where n is 2 or more (seeds vary the "
-        "training, not the evaluation sequences), Wilson over the answers scored where n is 1. The "
-        f"floor is {kind_of(results['experiment']).floor} on the same "
+        f"Brackets are 95% intervals: {kind.intervals}. The floor is {kind.floor} on the same "
         f"{' or '.join(sequences) or 'no'} sequences."
     )
     if any(row.get("match") in SPENT_ON for row in rows):

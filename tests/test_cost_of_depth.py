@@ -1,0 +1,173 @@
+"""`EXP=cost_of_depth`: its plan, all of it at its smallest, and its report on made-up rows."""
+
+import json
+import math
+
+import pytest
+
+from experiments import binary, cost_of_depth
+from experiments.report import claims_depth_cost, depth_cost
+from experiments.report.files import ReportError
+from experiments.report.sources import load
+from experiments.report.verdicts import Verdict
+from sleep_jax.flops import training_flops
+from tests.from_outside import ends, run
+from tests.test_report_claims import row, source
+
+
+def test_every_n_may_spend_the_same_and_warms_up_for_as_long():
+    preset = cost_of_depth.cpu()
+    planned = binary.plan(cost_of_depth.EXPERIMENT, preset)
+    assert len(planned) == sum(map(len, preset.depths.values())) * len(preset.passes)
+    assert len({cell.name for cell in planned}) == len(planned)
+    most = training_flops(planned[0].config)
+    for cell in planned:
+        steps, rate = cell.config.steps, cell.config.optimizer
+        assert training_flops(cell.config) == pytest.approx(most, rel=0.001)
+        assert round(rate.warmup_fraction * steps) == 24 and rate.decay_fraction == 0
+
+
+def test_the_smoke_preset_and_what_it_refuses(tmp_path):
+    arguments = ("experiments", "cost_of_depth", "--preset=smoke", f"--workdir={tmp_path}")
+    result = run(*arguments, "--jobs=1", "--match=tokens,blocks", "--set=train.target_accuracy=0.3")
+    assert result.returncode == 0, result.stderr
+    directory = tmp_path / "cost_of_depth" / "smoke"
+    results = json.loads((directory / "results.json").read_text())
+    assert results["missing"] == [] and len(results["rows"]) == 6
+    for one in results["rows"]:
+        early = [point["exact_accuracy"] >= 0.3 for point in one["curve"]]
+        assert one["reached"] == early[-1] and not any(early[:-1])
+        assert one["reached"] or one["train_flops"] == one["budget_flops"]
+    assert (directory / "by_depth.png").read_bytes().startswith(b"\x89PNG")
+    assert (directory / "table.md").read_text() in result.stdout
+    assert "| 1, more blocks |" in (directory / "table.md").read_text()
+    refused = ends(*arguments, "--set=train.target_accuracy=0", "--dry_run")
+    assert (
+        refused.returncode == 2 and "is not possible here; allowed: more than 0" in refused.stderr
+    )
+    other = ("experiments", "depo", "--dry_run", "--set=train.target_accuracy=0.9")
+    refused = ends(*other)
+    assert refused.returncode == 2 and "allowed: 0, or EXP=cost_of_depth" in refused.stderr
+
+
+def took(flops, passes=1, depth=2, reached=True, **changes):
+    """Rows of one N, a seed for each of `flops`, in units of 1e9; N = 4 is what others match."""
+    return [
+        row(
+            0.9,
+            passes,
+            seed,
+            rollout_steps=depth,
+            match="tokens" if passes == 4 else "flops",
+            train_flops=round(taken * 1e9),
+            train_tokens=round(taken * 1000 / passes),
+            target_accuracy=0.9,
+            reached=reached or seed > 0,
+            budget_flops=10**11,
+            **changes,
+        )
+        for seed, taken in enumerate(flops)
+    ]
+
+
+def test_what_is_needed_is_a_geometric_mean_with_its_interval():
+    (group,) = depth_cost.summarise(took([1, 10, 100]))
+    assert group["needed_flops"]["mean"] == pytest.approx(1e10)
+    low, high = group["needed_flops"]["ci95"]
+    half = 4.302652729911275 * math.log(10) / math.sqrt(3)  # Student t at .975, two degrees
+    assert (low, high) == pytest.approx((1e10 * math.exp(-half), 1e10 * math.exp(half)))
+    assert depth_cost.need([5], [True])["ci95"] == [None, None]
+
+
+def test_what_was_not_reached_is_a_lower_limit():
+    two, one = depth_cost.summarise([*took([90, 100], reached=False), *took([20, 21], 2)])[::-1]
+    assert one["needed_flops"]["ci95"][1] is None and one["reached"] == [False, True]
+    assert depth_cost.less(two["needed_flops"], one["needed_flops"])
+    assert not depth_cost.less(one["needed_flops"], two["needed_flops"])
+    assert depth_cost.ratio(two, one)["ci95"][0] is None
+    assert depth_cost.ratio(one, two)["ci95"][1] is None
+    header, lines = depth_cost.HEADER, depth_cost.lines([two, one])
+    first, second = (dict(zip(header, line, strict=True)) for line in lines)
+    assert first["N"] == "1" and first["reached"] == "1 of 2"
+    assert first["FLOPs to the target [95%]"].startswith("> 9.49e10 [")
+    assert first["FLOPs to the target [95%]"].endswith(", open]")
+    assert first["by seed, 1e12"] == ">0.09 0.1"
+    assert second["N = 1 takes, times"].startswith("4.63 [") and "open" in second[header[8]]
+
+
+def test_the_ratio_of_two_has_the_limits_of_both():
+    one, two = depth_cost.summarise([*took([40, 50]), *took([10, 20], 2)])
+    found = depth_cost.ratio(one, two)
+    assert found["mean"] == pytest.approx(math.sqrt(2000 / 200))
+    away = [
+        math.hypot(
+            math.log(one["needed_flops"]["mean"] / one["needed_flops"]["ci95"][i]),
+            math.log(two["needed_flops"]["mean"] / two["needed_flops"]["ci95"][1 - i]),
+        )
+        for i in (0, 1)
+    ]
+    wanted = (found["mean"] * math.exp(-away[0]), found["mean"] * math.exp(away[1]))
+    assert found["ci95"] == pytest.approx(wanted)
+
+
+ROWS = [
+    *took([2, 2.1], depth=1),
+    *took([2, 2.1], 2, depth=1),
+    *took([9, 9.1]),
+    *took([4, 4.1], 2),
+    *took([9, 9.1], 4),
+]
+
+
+def test_the_conclusion_says_what_is_apart_and_how_the_need_grows():
+    text = depth_cost.conclude(depth_cost.summarise(ROWS))
+    shallow, deep = text.partition("at t = 2")[::2]
+    assert "(nothing apart)" in shallow and "(N = 2 less than N = 1, intervals apart)" in deep
+    assert "N = 1 4.4 times; N = 2 2.0 times." in text
+    assert depth_cost.conclude([]).startswith("Nothing can be compared yet")
+
+
+def test_a_seed_that_is_there_twice_or_has_another_budget_is_an_error():
+    first, second = took([1, 2])
+    with pytest.raises(ReportError, match="one setting and seed"):
+        depth_cost.summarise([first, {**second, "seed": 0}])
+    with pytest.raises(ReportError, match="differ in budget_flops"):
+        depth_cost.summarise([first, {**second, "budget_flops": 7}])
+
+
+def test_a_run_without_a_target_is_refused(tmp_path):
+    path = tmp_path / "results.json"
+    words = {"experiment": "cost_of_depth", "preset": "cpu", "commit": "abc"}
+    for change, message in (({"reached": 1}, "reached is 1"), ({"seed": True}, "seed is True")):
+        path.write_text(json.dumps({**words, "rows": [{**ROWS[0], **change}]}))
+        with pytest.raises(ReportError, match=message):
+            load(path, "run", "made up")
+
+
+@pytest.mark.parametrize(
+    "rows, few, behind",
+    [
+        (ROWS, Verdict.SHOWN, Verdict.SHOWN),
+        (ROWS[:4], Verdict.NOT_SHOWN, Verdict.NOT_RUN),  # one depth, nothing apart
+        ([*took([2, 2.1], 1), *took([4, 4.1], 2)], Verdict.NOT_SHOWN, Verdict.NOT_RUN),
+        (ROWS[4:6], Verdict.NOT_RUN, Verdict.NOT_RUN),  # N = 1 alone
+        (took([2], 1) + took([1], 2), Verdict.NOT_RUN, Verdict.NOT_RUN),  # one seed
+        # Less at both depths by as much: few passes are better, and no more so where it is deeper.
+        (
+            [*took([4, 4.1], depth=1), *took([2, 2.1], 2, depth=1)]
+            + [*took([9, 9.1]), *took([4, 4.4], 2)],
+            Verdict.SHOWN,
+            Verdict.NOT_SHOWN,
+        ),
+        (  # Less at one depth and more at another is neither.
+            [*took([4, 4.1], depth=1), *took([2, 2.1], 2, depth=1)]
+            + [*took([4, 4.1]), *took([9, 9.4], 2)],
+            Verdict.NOT_SHOWN,
+            Verdict.NOT_SHOWN,
+        ),
+    ],
+)
+def test_verdicts_on_the_cost_of_depth(rows, few, behind):
+    made_up = source(rows, "cost_of_depth")
+    assert claims_depth_cost.few_passes(made_up).verdict == few
+    assert claims_depth_cost.falls_behind(made_up).verdict == behind
