@@ -217,5 +217,6 @@ def plan_text(cells: Sequence[Cell], parameters: Sequence[int], seconds: float, 
         for cell, count in zip(cells, parameters, strict=True)
     ]
     total = sum(cell.flops for cell in cells)
-    lines.append(f"{len(cells)} runs, {total:.3g} FLOPs, about {seconds:.0f} s ({basis})")
+    about = "at most" if any(cell.config.train.target_accuracy for cell in cells) else "about"
+    lines.append(f"{len(cells)} runs, {total:.3g} FLOPs, {about} {seconds:.0f} s ({basis})")
     return "\n".join(lines)

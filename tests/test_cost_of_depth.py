@@ -45,6 +45,8 @@ def test_the_smoke_preset_and_what_it_refuses(tmp_path):
     assert (
         refused.returncode == 2 and "is not possible here; allowed: more than 0" in refused.stderr
     )
+    plan = ends(*arguments, "--dry_run")
+    assert plan.returncode == 0 and "FLOPs, at most " in plan.stdout
     other = ("experiments", "depo", "--dry_run", "--set=train.target_accuracy=0.9")
     refused = ends(*other)
     assert refused.returncode == 2 and "allowed: 0, or EXP=cost_of_depth" in refused.stderr
