@@ -49,6 +49,7 @@ _COMPILATION_CACHE = flags.DEFINE_string(
     "Where compiled programs are kept; default: JAX_COMPILATION_CACHE_DIR, else in the sweep's "
     "directory. Not to be shared by hosts with different CPUs.",
 )
+_RATE = "optimizer.muon_learning_rate"
 _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print the plan and stop.")
 
 
@@ -98,6 +99,8 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
     else:
         config = _fit_vocabulary(config, preset.config)
     selected = dataclasses.replace(preset, config=config, passes=passes, depths=depths)
+    if any(assignment.startswith(f"{_RATE}=") for assignment in _SET.value):
+        selected = dataclasses.replace(selected, matched_rates={})  # what is given is for all
     for given, name in ((passes, "passes"), (depths, flag.name)):
         if not given:
             raise UserError(f"--{name}= is empty; allowed: at least one number")
@@ -182,7 +185,9 @@ def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
     ]
     if max(preset.passes) > 1:
         for config in experiment.variants(headline):
-            planned += cells.all_matched(config, preset.passes, preset.match, preset.matched_seeds)
+            planned += cells.all_matched(
+                config, preset.passes, preset.match, preset.matched_seeds, preset.matched_rates
+            )
     planned += [
         cells.transformer(headline, cache, seed)
         for cache, seeds in (("evict", preset.evicted_seeds), ("keep", preset.full_cache_seeds))

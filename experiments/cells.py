@@ -1,7 +1,7 @@
 """Cells of a sweep: one training run each, with the name of its directory."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sleep_jax.config import ModelConfig, RunConfig
 from sleep_jax.errors import UserError
@@ -140,15 +140,31 @@ def matched(base: RunConfig, passes: int, seed: int, spend: str, smaller: int = 
 
 
 def all_matched(
-    base: RunConfig, passes: Sequence[int], ways: Sequence[str], seeds: Sequence[int]
+    base: RunConfig,
+    passes: Sequence[int],
+    ways: Sequence[str],
+    seeds: Sequence[int],
+    rates: Mapping[int, float],
 ) -> list[Cell]:
-    """`matched` to the largest N: each of `ways` to spend, each of its `spenders`, each seed."""
+    """`matched` to the largest N: each of `ways` to spend, each of its `spenders`, each seed.
+
+    Args:
+      rates: Muon's, of the N that want another one than `base` has on more TOKENS.
+    """
     return [
-        matched(base, max(passes), seed, spend, smaller)
+        matched(at_rate, max(passes), seed, spend, smaller)
         for spend in ways
         for smaller in spenders(passes, spend)
+        for at_rate in [_at_rate(base, rates.get(smaller) if spend == TOKENS else None)]
         for seed in seeds
     ]
+
+
+def _at_rate(base: RunConfig, rate: float | None) -> RunConfig:
+    if rate is None:
+        return base
+    optimizer = dataclasses.replace(base.optimizer, muon_learning_rate=rate)
+    return dataclasses.replace(base, optimizer=optimizer)
 
 
 def _deeper(model: ModelConfig, times: int) -> ModelConfig:

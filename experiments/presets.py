@@ -6,7 +6,7 @@ The docstring of a preset gives its command, hardware, measured time and expecte
 import dataclasses
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sleep_jax.config import (
     AttentionConfig,
@@ -39,6 +39,8 @@ class Preset:
     depths: dict[int, tuple[int, ...]]  # rollout steps t to seeds; the first one is the headline
     match: tuple[str, ...]  # what smaller N spend the FLOPs of the largest on: see cells.matched
     matched_seeds: tuple[int, ...]
+    # Muon's rate of the N that want another one for the tokens that these FLOPs buy them.
+    matched_rates: Mapping[int, float]
     evicted_seeds: tuple[int, ...]
     full_cache_seeds: tuple[int, ...]
     platform: str  # "cpu", or "" for whatever JAX finds
@@ -66,7 +68,8 @@ def cpu() -> Preset:
         config=RunConfig(
             model=ModelConfig(pattern=("attention", "gated_delta_net")),
             task=Rule110Config(width=12, window=12, strings=4),
-            # Chosen on the validation split; the best of three rates for N = 1 as for N = 4.
+            # Chosen on the validation split; the best of three rates for N = 1 as for N = 4 on
+            # these tokens.
             optimizer=OptimizerConfig(muon_learning_rate=1e-2, adamw_learning_rate=2e-3),
             train=TrainConfig(batch_size=64, tokens=750_000, evaluations=8, curve_sequences=128),
         ),
@@ -74,6 +77,8 @@ def cpu() -> Preset:
         depths={2: (0, 1, 2), 1: (0,)},
         match=("tokens",),
         matched_seeds=(0, 1, 2),
+        # Chosen on the validation split: 5e-3 from 1e-2, 5e-3, 2.5e-3.
+        matched_rates={1: 5e-3},
         evicted_seeds=(0,),
         full_cache_seeds=(0,),
         platform="cpu",
@@ -119,18 +124,18 @@ def smoke() -> Preset:
 def on_task(
     preset: Preset, task: Task, depths: dict[int, tuple[int, ...]], **train: object
 ) -> Preset:
-    """The preset on another task; `train` are fields of TrainConfig."""
+    """The preset on another task, at one rate for all; `train` are fields of TrainConfig."""
     config = dataclasses.replace(
         preset.config,
         task=task,
         model=dataclasses.replace(preset.config.model, vocab_size=task.vocab_size),
         train=dataclasses.replace(preset.config.train, **train),  # type: ignore[arg-type]
     )
-    return dataclasses.replace(preset, config=config, depths=depths)
+    return dataclasses.replace(preset, config=config, depths=depths, matched_rates={})
 
 
 def extremes(preset: Preset, **train: object) -> Preset:
-    """N = 1 and the largest N alone, no transformers; `train` are fields of TrainConfig."""
+    """N = 1 and the largest N alone at one rate, no transformers; `train`: of TrainConfig."""
     config = dataclasses.replace(
         preset.config,
         train=dataclasses.replace(preset.config.train, **train),  # type: ignore[arg-type]
@@ -139,6 +144,7 @@ def extremes(preset: Preset, **train: object) -> Preset:
         preset,
         config=config,
         passes=(1, max(preset.passes)),
+        matched_rates={},
         evicted_seeds=(),
         full_cache_seeds=(),
     )
@@ -232,6 +238,7 @@ def paper() -> Preset:
         depths={32: (0,), 16: (0,), 8: (0,), 4: (0,)},
         match=("tokens",),
         matched_seeds=(0,),
+        matched_rates={},
         evicted_seeds=(0,),
         full_cache_seeds=(0,),
         platform="",

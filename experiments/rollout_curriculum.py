@@ -63,7 +63,9 @@ def more(config: RunConfig, preset: Preset) -> list[Cell]:
     most, seeds = max(preset.passes), next(iter(preset.depths.values()))
     found = [cells.hybrid(plain, passes, seed) for passes in preset.passes for seed in seeds]
     if most > 1:
-        found += cells.all_matched(plain, preset.passes, preset.match, preset.matched_seeds)
+        found += cells.all_matched(
+            plain, preset.passes, preset.match, preset.matched_seeds, preset.matched_rates
+        )
         rising = dataclasses.replace(
             config.curriculum, passes=tuple(2**i for i in range((most - 1).bit_length()))
         )

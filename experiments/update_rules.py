@@ -59,6 +59,7 @@ def among_rules(
         passes=passes,
         depths=depths,
         match=(),
+        matched_rates={},
         matched_seeds=next(iter(depths.values())),
         evicted_seeds=(),
         full_cache_seeds=(),

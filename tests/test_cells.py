@@ -59,7 +59,8 @@ def test_blocks_and_width_are_for_one_pass():
 
 
 def test_a_sweep_matches_every_smaller_n_on_tokens_and_one_pass_on_blocks():
-    found = cells.all_matched(BASE, (1, 2, 4), (cells.TOKENS, cells.BLOCKS), (0, 5))
+    ways = (cells.TOKENS, cells.BLOCKS)
+    found = cells.all_matched(BASE, (1, 2, 4), ways, (0, 5), {1: 0.5, 4: 0.25})
     assert [cell.name for cell in found] == [
         f"hybrid-N{n}-t2-W12-s{seed}-{spent}"
         for n, spent in ((1, "flops"), (2, "flops"), (1, "flops-blocks"))
@@ -67,6 +68,9 @@ def test_a_sweep_matches_every_smaller_n_on_tokens_and_one_pass_on_blocks():
     ]
     dear = training_flops(cells.hybrid(BASE, 4, seed=0).config)
     assert [cell.flops for cell in found] == pytest.approx([dear] * 6, rel=0.01)
+    rates = [cell.config.optimizer.muon_learning_rate for cell in found]
+    usual = BASE.optimizer.muon_learning_rate  # of N = 2, and of more blocks
+    assert rates == [0.5, 0.5, *[usual] * 4]
 
 
 def test_names_tell_what_was_spent():

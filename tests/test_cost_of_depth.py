@@ -1,9 +1,12 @@
 """`EXP=cost_of_depth`: its plan, all of it at its smallest, and its report on made-up rows."""
 
+import dataclasses
 import json
 import math
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from experiments import binary, cost_of_depth
 from experiments.report import claims_depth_cost, depth_cost
@@ -27,6 +30,27 @@ def test_every_n_may_spend_the_same_and_warms_up_for_as_long():
         assert round(rate.warmup_fraction * steps) == 24 and rate.decay_fraction == 0
 
 
+@pytest.mark.parametrize("planned", [cost_of_depth.planned, None])
+def test_one_pass_with_more_tokens_has_its_own_rate_unless_one_is_given(planned):
+    experiment = dataclasses.replace(cost_of_depth.EXPERIMENT, planned=planned)
+    preset = cost_of_depth.cpu()
+    usual = preset.config.optimizer.muon_learning_rate
+
+    def rates():
+        return {
+            (cell.config.sleep.passes, cell.match, cell.config.optimizer.muon_learning_rate)
+            for cell in binary.plan(experiment, binary.select(experiment, preset))
+        }
+
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(seeds=["0"], match=["tokens", "blocks"]):
+        assert preset.matched_rates == {1: 5e-3}
+        own = {(1, "flops", 5e-3)}
+        assert own == {one for one in rates() if one[2] != usual}
+        with flagsaver.flagsaver(set=[f"optimizer.muon_learning_rate={usual}"]):
+            assert {rate for _, _, rate in rates()} == {usual}
+
+
 def test_the_smoke_preset_and_what_it_refuses(tmp_path):
     arguments = ("experiments", "cost_of_depth", "--preset=smoke", f"--workdir={tmp_path}")
     result = run(*arguments, "--jobs=1", "--match=tokens,blocks", "--set=train.target_accuracy=0.3")
@@ -41,6 +65,10 @@ def test_the_smoke_preset_and_what_it_refuses(tmp_path):
     assert (directory / "by_depth.png").read_bytes().startswith(b"\x89PNG")
     assert (directory / "table.md").read_text() in result.stdout
     assert "| 1, more blocks |" in (directory / "table.md").read_text()
+    assert (
+        "Muon's rate is 0.005 for N = 1, more tokens, and 0.01 for N = 1, more blocks; N = 2."
+        in (result.stdout)
+    )
     refused = ends(*arguments, "--set=train.target_accuracy=0", "--dry_run")
     assert (
         refused.returncode == 2 and "is not possible here; allowed: more than 0" in refused.stderr

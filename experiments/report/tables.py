@@ -1,10 +1,11 @@
 """The results as one Markdown and one LaTeX table, from the same cells of text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.report.groups import SPENT_ON
 from experiments.report.kinds import kind_of
+from experiments.report.words import series_name
 
 _PUBLISHED_HEADER = ("claim", "setting", "value", "source")
 _BAR = r"\|"  # a bare one would end the cell
@@ -99,11 +100,24 @@ def _notes(results: dict[str, Any]) -> list[str]:
             " Equal compute is a smaller N given as many training FLOPs as the largest, spent on "
             "what the line says."
         )
+    definitions += _rates(rows)
     provenance = (
         f"Commit {results['commit']}; device {results['device']}; versions {versions or 'none'}; "
         f"{len(rows)} finished runs, {results['wall_seconds']:.0f} s in all."
     )
     return [results["conclusion"], definitions, provenance]
+
+
+def _rates(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Muon's, where they differ between runs."""
+    names: dict[float, list[str]] = {}
+    for row in rows:
+        rate = row.get("config", {}).get("optimizer.muon_learning_rate")
+        if rate is not None:
+            name = series_name(row) if row["model"] == "hybrid" else "transformers"
+            names.setdefault(rate, []).append(name)
+    said = (f"{rate:g} for {'; '.join(dict.fromkeys(names[rate]))}" for rate in sorted(names))
+    return f" Muon's rate is {', and '.join(said)}." if names else ""
 
 
 def _missing(results: dict[str, Any], quote: Callable[[str], str]) -> str:
