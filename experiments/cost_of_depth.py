@@ -55,8 +55,8 @@ def cpu() -> Preset:
     """
     return _to_learn(
         presets.cpu(),
-        {2: (0, 1, 2), 1: (0, 1, 2)},
-        tokens=4_000_000,
+        {2: (0, 1, 2), 1: (0, 1, 2), 3: (0,)},
+        tokens=6_000_000,
         target_accuracy=0.9,
         evaluations=64,
         evaluation_sequences=512,

@@ -27,7 +27,7 @@ def test_every_n_may_spend_the_same_and_warms_up_for_as_long():
     for cell in planned:
         steps, rate = cell.config.steps, cell.config.optimizer
         assert training_flops(cell.config) == pytest.approx(most, rel=0.001)
-        assert round(rate.warmup_fraction * steps) == 24 and rate.decay_fraction == 0
+        assert round(rate.warmup_fraction * steps) == 36 and rate.decay_fraction == 0
 
 
 @pytest.mark.parametrize("planned", [cost_of_depth.planned, None])
