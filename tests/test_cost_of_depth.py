@@ -129,13 +129,12 @@ def test_the_ratio_of_two_has_the_limits_of_both():
     one, two = depth_cost.summarise([*took([40, 50]), *took([10, 20], 2)])
     found = depth_cost.ratio(one, two)
     assert found["mean"] == pytest.approx(math.sqrt(2000 / 200))
-    away = [
-        math.hypot(
-            math.log(one["needed_flops"]["mean"] / one["needed_flops"]["ci95"][i]),
-            math.log(two["needed_flops"]["mean"] / two["needed_flops"]["ci95"][1 - i]),
-        )
-        for i in (0, 1)
+    halves = [
+        [abs(math.log(limit / group["needed_flops"]["mean"])) for limit in limits if limit]
+        for group in (one, two)
+        for limits in [group["needed_flops"]["ci95"]]
     ]
+    away = [math.hypot(halves[0][i], halves[1][1 - i]) for i in (0, 1)]
     wanted = (found["mean"] * math.exp(-away[0]), found["mean"] * math.exp(away[1]))
     assert found["ci95"] == pytest.approx(wanted)
 
@@ -155,6 +154,19 @@ def test_the_conclusion_says_what_is_apart_and_how_the_need_grows():
     assert "(nothing apart)" in shallow and "(N = 2 less than N = 1, intervals apart)" in deep
     assert "N = 1 4.4 times; N = 2 2.0 times." in text
     assert depth_cost.conclude([]).startswith("Nothing can be compared yet")
+
+
+@pytest.mark.parametrize(
+    "rows", [took([1, 2], 2), [{**one, "match": "flops_blocks"} for one in took([1])]]
+)
+def test_a_sweep_that_has_hardly_begun_has_its_table_and_figure(rows, tmp_path):
+    summary = depth_cost.summarise(rows)
+    (line,) = depth_cost.lines(summary)
+    assert dict(zip(depth_cost.HEADER, line, strict=True))["N = 1 takes, times"] == ""
+    assert depth_cost.conclude(summary)
+    for found in (summary, []):
+        depth_cost.draw({"summary": found}, tmp_path / "figure.png")
+        assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_seed_that_is_there_twice_or_has_another_budget_is_an_error():

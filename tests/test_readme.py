@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from experiments.report import rule110, sources
+from experiments.report import depth_cost, rule110, sources
 from experiments.report.words import quote
 from sleep_jax.config import UPDATE_RULES
 
@@ -109,6 +109,14 @@ def test_what_else_the_same_flops_buy():
     assert [[line[0], *line[2:]] for line in matched[2:]] == rebuilt
 
 
+def test_cost_of_depth():
+    (shown,) = tables(section(RESULTS, "What does each N need to learn a depth?"))
+    columns = [depth_cost.HEADER.index(name) for name in shown[0]]
+    assert len(columns) == 7
+    lines = depth_cost.lines(committed("cost_of_depth/cpu").summary)
+    assert shown[2:] == [[line[i] for i in columns] for line in lines]
+
+
 def test_rollout_curriculum():
     found = {
         (line["N"], line["training tokens"], line["trained on"].partition("; ")[2]): line
@@ -157,7 +165,7 @@ def test_sliding_window():
 
 def test_larger_cycles_smaller_models():
     (shown,) = tables(section(RESULTS, "Larger cycles, smaller models"))
-    assert len(shown) == 8
+    assert len(shown) == 9
     for first, *numbers in shown[2:]:
         (name,) = re.findall(r"\(([^()\s]+)/table.md\)", first)
         source = committed(name)

@@ -6,7 +6,7 @@ above.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -179,10 +179,11 @@ def name(group: DepthCost) -> str:
 def lines(summary: Sequence[DepthCost]) -> list[list[str]]:
     """The lines of the table under `HEADER`."""
     one = {depth: groups[0] for depth, groups in by_depth(summary).items()}
-    return [_line(group, one[group["rollout_steps"]]) for group in sorted(summary, key=_order)]
+    return [_line(group, one.get(group["rollout_steps"])) for group in sorted(summary, key=_order)]
 
 
-def _line(group: DepthCost, one: DepthCost) -> list[str]:
+def _line(group: DepthCost, one: DepthCost | None) -> list[str]:
+    beside = one if one is not None and one["passes"] == 1 and group is not one else None
     return [
         str(group["rollout_steps"]),
         str(group["width"]),
@@ -192,7 +193,7 @@ def _line(group: DepthCost, one: DepthCost) -> list[str]:
         quote(group["needed_flops"], all(group["reached"])),
         " ".join(_seed(group, i) for i in range(len(group["seeds"]))),
         short(round(group["needed_tokens"]["mean"])),
-        _times(ratio(one, group)) if group is not one and one["passes"] == 1 else "",
+        "" if beside is None else _times(ratio(beside, group)),
         scientific(group["budget_flops"]),
         f"{group['floor']:.3f}",
         f"{group['wall_seconds']:.0f}",
@@ -213,7 +214,7 @@ def _times(needed: Need) -> str:
     return _bracketed(needed, lambda value: f"{value:.2f}")
 
 
-def _bracketed(needed: Need, text: Any) -> str:
+def _bracketed(needed: Need, text: Callable[[float], str]) -> str:
     low, high = needed["ci95"]
     if low is None and high is None:
         return text(needed["mean"])
@@ -233,8 +234,8 @@ def conclude(summary: Sequence[DepthCost]) -> str:
     if any(grown):
         text += f" From one depth to the next they grow, {'; '.join(filter(None, grown))}."
     return text + (
-        " It may not be concluded that what is inside the intervals is the same, that the rates, "
-        "tuned for other budgets, are the best of each N, nor anything about greater depths."
+        " It may not be concluded that what is inside the intervals is the same, that each N had "
+        "its best rate, nor anything about greater depths."
     )
 
 
@@ -269,8 +270,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
         figure, axes = plt.subplots(1, 2, figsize=(_WIDTH, 2.7))
         columns = (("flops", "training FLOPs"), ("tokens", "training tokens"))
         for axis, (key, label) in zip(axes, columns, strict=True):
-            _panel(axis, summary, key)
             axis.set(xlabel="rollout steps t", ylabel=f"{label} to the target", yscale="log")
+            _panel(axis, summary, key)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=max(len(labels), 1))
         figure.supxlabel(_caption(summary), fontsize=6)
@@ -278,6 +279,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def _panel(axis: Axes, summary: Sequence[DepthCost], key: str) -> None:
+    if summary:
+        depths = sorted({group["rollout_steps"] for group in summary})
+        axis.set_xticks(depths, [str(depth) for depth in depths])
+        counts = [count for group in summary for count in group[key]]
+        axis.set_xlim(depths[0] - 0.5, depths[-1] + 0.5)
+        axis.set_ylim(min(counts) / 1.3, max(counts) * 1.3)
     colour = colours(group["passes"] for group in summary)
     series = sorted({(g["match"] not in _ON_TOKENS, g["passes"], name(g)) for g in summary})
     for place, (deeper, passes, label) in enumerate(series):
@@ -292,8 +299,6 @@ def _panel(axis: Axes, summary: Sequence[DepthCost], key: str) -> None:
             for count, reached in zip(group[key], group["reached"], strict=True):
                 mark: Any = {"marker": "o" if reached else "^", "markersize": 2.5, "alpha": 0.5}
                 axis.plot(at, count, color=colour[passes], **mark)
-    depths = sorted({group["rollout_steps"] for group in summary})
-    axis.set_xticks(depths, [str(depth) for depth in depths])
 
 
 def _caption(summary: Sequence[DepthCost]) -> str:

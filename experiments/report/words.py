@@ -42,6 +42,6 @@ def quote(score: Interval) -> str:
     return f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def scientific(count: int) -> str:
+def scientific(count: float) -> str:
     """`1.60e12`."""
     return f"{count:.2e}".replace("e+", "e")
