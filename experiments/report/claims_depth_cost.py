@@ -42,7 +42,7 @@ def few_passes(source: Source) -> Finding:
 
 
 def _need(group: DepthCost) -> str:
-    return f"{name(group)} {quote(group['needed_flops'], all(group['reached']))}"
+    return f"{name(group)} {quote(group)}"
 
 
 def _words(cheaper: bool, dearer: bool) -> str:

@@ -190,14 +190,18 @@ def _line(group: DepthCost, one: DepthCost | None) -> list[str]:
         name(group).removeprefix("N = "),
         short(group["parameters"]),
         f"{sum(group['reached'])} of {len(group['seeds'])}",
-        quote(group["needed_flops"], all(group["reached"])),
+        quote(group),
         " ".join(_seed(group, i) for i in range(len(group["seeds"]))),
-        short(round(group["needed_tokens"]["mean"])),
-        "" if beside is None else _times(ratio(beside, group)),
+        _limit_sign(group) + short(round(group["needed_tokens"]["mean"])),
+        "" if beside is None else _times(beside, group),
         scientific(group["budget_flops"]),
         f"{group['floor']:.3f}",
         f"{group['wall_seconds']:.0f}",
     ]
+
+
+def _limit_sign(group: DepthCost) -> str:
+    return "" if all(group["reached"]) else "> "
 
 
 def _seed(group: DepthCost, index: int) -> str:
@@ -205,13 +209,16 @@ def _seed(group: DepthCost, index: int) -> str:
     return f"{sign}{group['flops'][index] / 1e12:.2g}"
 
 
-def quote(needed: Need, reached: bool = True) -> str:
-    """`1.20e12 [8.00e11, 1.80e12]`."""
-    return ("" if reached else "> ") + _bracketed(needed, scientific)
+def quote(group: DepthCost) -> str:
+    """Its FLOPs: `1.20e12 [8.00e11, 1.80e12]`."""
+    return _limit_sign(group) + _bracketed(group["needed_flops"], scientific)
 
 
-def _times(needed: Need) -> str:
-    return _bracketed(needed, lambda value: f"{value:.2f}")
+def _times(one: DepthCost, group: DepthCost) -> str:
+    """The ratio, marked where one of the two is but a lower limit."""
+    solved = all(one["reached"]), all(group["reached"])
+    sign = {(True, False): "< ", (False, True): "> "}.get(solved, "")
+    return sign + _bracketed(ratio(one, group), lambda value: f"{value:.2f}")
 
 
 def _bracketed(needed: Need, text: Callable[[float], str]) -> str:
@@ -240,9 +247,7 @@ def conclude(summary: Sequence[DepthCost]) -> str:
 
 
 def _at(groups: Sequence[DepthCost]) -> str:
-    taken = ", ".join(
-        f"{name(group)} {quote(group['needed_flops'], all(group['reached']))}" for group in groups
-    )
+    taken = ", ".join(f"{name(group)} {quote(group)}" for group in groups)
     one, others = groups[0], groups[1:]
     if one["passes"] != 1 or not others:
         return taken
