@@ -178,12 +178,11 @@ def name(group: DepthCost) -> str:
 
 def lines(summary: Sequence[DepthCost]) -> list[list[str]]:
     """The lines of the table under `HEADER`."""
-    one = {depth: groups[0] for depth, groups in by_depth(summary).items()}
+    one = {depth: at[0] for depth, at in by_depth(summary).items() if at[0]["passes"] == 1}
     return [_line(group, one.get(group["rollout_steps"])) for group in sorted(summary, key=_order)]
 
 
 def _line(group: DepthCost, one: DepthCost | None) -> list[str]:
-    beside = one if one is not None and one["passes"] == 1 and group is not one else None
     return [
         str(group["rollout_steps"]),
         str(group["width"]),
@@ -193,7 +192,7 @@ def _line(group: DepthCost, one: DepthCost | None) -> list[str]:
         quote(group),
         " ".join(_seed(group, i) for i in range(len(group["seeds"]))),
         _limit_sign(group) + short(round(group["needed_tokens"]["mean"])),
-        "" if beside is None else _times(beside, group),
+        _times(one, group),
         scientific(group["budget_flops"]),
         f"{group['floor']:.3f}",
         f"{group['wall_seconds']:.0f}",
@@ -214,8 +213,12 @@ def quote(group: DepthCost) -> str:
     return _limit_sign(group) + _bracketed(group["needed_flops"], scientific)
 
 
-def _times(one: DepthCost, group: DepthCost) -> str:
-    """The ratio, marked where one of the two is but a lower limit."""
+def _times(one: DepthCost | None, group: DepthCost) -> str:
+    """The ratio to N = 1, marked where one of the two is but a lower limit."""
+    if one is None:
+        return "not run"
+    if one is group:
+        return "1"
     solved = all(one["reached"]), all(group["reached"])
     sign = {(True, False): "< ", (False, True): "> "}.get(solved, "")
     return sign + _bracketed(ratio(one, group), lambda value: f"{value:.2f}")
