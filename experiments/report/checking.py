@@ -59,6 +59,7 @@ DEPTH_COST_FIELDS = RULE_110_FIELDS | {
     "target_accuracy": _NUMBER,
     "reached": bool,
     "budget_flops": int,
+    "blocks": int,
 }
 DEPTH_FIELDS = _TRAINED | {"label": str, "by_depth": dict}
 RESULT_FIELDS: dict[str, Any] = {"experiment": str, "preset": str, "commit": str}

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 from experiments.report.depth_cost import DepthCost, by_depth, less, name, quote, ratio
+from experiments.report.groups import short
 from experiments.report.sources import Source
-from experiments.report.verdicts import Claim, Finding, Verdict, not_run, size_of
+from experiments.report.verdicts import Claim, Finding, Verdict, not_run
+from experiments.report.words import scientific
 
 _EXPERIMENTS = ("cost_of_depth",)
 _APART = "intervals apart"
@@ -22,8 +24,13 @@ def _pairs(source: Source) -> list[tuple[DepthCost, DepthCost]]:
 
 def _scale(source: Source, pairs: Sequence[tuple[DepthCost, DepthCost]]) -> str:
     depths = ", ".join(str(one["rollout_steps"]) for one, _ in pairs)
-    sizes = size_of(source, {**pairs[-1][0], "train_tokens": max(pairs[-1][0]["tokens"])})
-    return f"t = {depths}, W = {pairs[-1][0]['width']}, {sizes}"
+    one = pairs[0][0]
+    seeds = min(len(group["seeds"]) for pair in pairs for group in pair)
+    return (
+        f"t = {depths}, W = {one['width']}, {source.row_of(one)['blocks']} blocks, "
+        f"{short(one['parameters'])} parameters, at most {scientific(one['budget_flops'])} FLOPs a "
+        f"run, {seeds} seeds or more"
+    )
 
 
 def few_passes(source: Source) -> Finding:

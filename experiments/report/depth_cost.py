@@ -23,8 +23,7 @@ _KEY = ("update_rule", "rollout_steps", "width", "match", "regime", "passes")
 _SAME = ("budget_flops", "parameters", "target_accuracy")
 _ON_TOKENS = ("tokens", "flops")  # the largest N, and those that may spend its FLOPs
 HEADER = (
-    "t",
-    "W",
+    "depth",
     "N",
     "parameters",
     "reached",
@@ -184,8 +183,7 @@ def lines(summary: Sequence[DepthCost]) -> list[list[str]]:
 
 def _line(group: DepthCost, one: DepthCost | None) -> list[str]:
     return [
-        str(group["rollout_steps"]),
-        str(group["width"]),
+        f"t = {group['rollout_steps']}, W = {group['width']}",
         name(group).removeprefix("N = "),
         short(group["parameters"]),
         f"{sum(group['reached'])} of {len(group['seeds'])}",
