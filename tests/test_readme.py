@@ -110,11 +110,20 @@ def test_what_else_the_same_flops_buy():
 
 
 def test_cost_of_depth():
-    (shown,) = tables(section(RESULTS, "What does each N need to learn a depth?"))
+    text = section(RESULTS, "What does each N need to learn a depth?")
+    (shown,) = tables(text)
     columns = [depth_cost.HEADER.index(name) for name in shown[0]]
     assert len(columns) == 7
     lines = depth_cost.lines(committed("cost_of_depth/cpu").summary)
     assert shown[2:] == [[line[i] for i in columns] for line in lines]
+    for group in committed("cost_of_depth/passes_or_blocks").summary:
+        assert depth_cost.quote(group) in text.replace("\n", " ")
+    again = committed("cost_of_depth/seeds_0_to_2").summary
+    ratios = [
+        f"{depth_cost.ratio(one, two)['mean']:.1f}"
+        for one, two, *_ in depth_cost.by_depth(again).values()
+    ]
+    assert f"have {ratios[0]}, {ratios[1]} and {ratios[2]} times" in text.replace("\n", " ")
 
 
 def test_rollout_curriculum():
