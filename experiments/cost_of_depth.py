@@ -51,7 +51,7 @@ def _to_learn(preset: Preset, depths: dict[int, tuple[int, ...]], **train: objec
 def cpu() -> Preset:
     """`make experiment EXP=cost_of_depth`: the model of cellular_automata's cpu preset.
 
-    Some seven minutes on two cores of an AMD EPYC (Genoa); `--rollout_steps=3` is eight more a
+    6.7 minutes on two cores of an AMD EPYC (Genoa); `--rollout_steps=3` is eight more a
     seed. Expected: experiments/results/cost_of_depth/cpu.
     """
     return _to_learn(
