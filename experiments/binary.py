@@ -183,11 +183,10 @@ def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
         for passes in preset.passes
         for seed in seeds
     ]
-    if max(preset.passes) > 1:
-        for config in experiment.variants(headline):
-            planned += cells.all_matched(
-                config, preset.passes, preset.match, preset.matched_seeds, preset.matched_rates
-            )
+    for config in experiment.variants(headline):
+        planned += cells.all_matched(
+            config, preset.passes, preset.match, preset.matched_seeds, preset.matched_rates
+        )
     planned += [
         cells.transformer(headline, cache, seed)
         for cache, seeds in (("evict", preset.evicted_seeds), ("keep", preset.full_cache_seeds))

@@ -148,9 +148,13 @@ def all_matched(
 ) -> list[Cell]:
     """`matched` to the largest N: each of `ways` to spend, each of its `spenders`, each seed.
 
+    There are none where the largest N is 1.
+
     Args:
       rates: Muon's, of the N that want another one than `base` has on more TOKENS.
     """
+    if max(passes) == 1:
+        return []
     return [
         matched(at_rate, max(passes), seed, spend, smaller)
         for spend in ways

@@ -75,12 +75,11 @@ def planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
     for depth, seeds in preset.depths.items():
         config = at[depth]
         found += [cells.hybrid(config, max(preset.passes), seed) for seed in seeds]
-        if max(preset.passes) > 1:
-            spenders = cells.all_matched(
-                config, preset.passes, preset.match, seeds, preset.matched_rates
-            )
-            warmup = config.optimizer.warmup_fraction * config.steps
-            found += [_warmed_up(cell, warmup) for cell in spenders]
+        spenders = cells.all_matched(
+            config, preset.passes, preset.match, seeds, preset.matched_rates
+        )
+        warmup = config.optimizer.warmup_fraction * config.steps
+        found += [_warmed_up(cell, warmup) for cell in spenders]
     return found
 
 

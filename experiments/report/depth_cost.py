@@ -12,11 +12,10 @@ from typing import Any, TypedDict
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from scipy import special
 
 from experiments.report.groups import short
 from experiments.report.style import MARKERS, STYLE, colours, save
-from experiments.report.summary import Row, check_scores, group_rows, mean
+from experiments.report.summary import Row, check_scores, group_rows, mean, student_t_half
 from experiments.report.words import TRAINED_ON, scientific, series_name
 
 _KEY = ("update_rule", "rollout_steps", "width", "match", "regime", "passes")
@@ -111,11 +110,10 @@ def _group(rows: list[Row]) -> DepthCost:
 def need(counts: Sequence[int], reached: Sequence[bool]) -> Need:
     """Of what each seed took."""
     logs = [math.log(count) for count in counts]
-    n, centre = len(logs), mean(logs)
+    centre = mean(logs)
     ci95: list[float | None] = [None, None]
-    if n > 1:
-        variance = math.fsum((value - centre) ** 2 for value in logs) / (n - 1)
-        half = float(special.stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
+    if len(logs) > 1:
+        half = student_t_half(logs)
         ci95 = [math.exp(centre - half), math.exp(centre + half) if all(reached) else None]
     return {"mean": math.exp(centre), "ci95": ci95}
 

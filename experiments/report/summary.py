@@ -33,10 +33,15 @@ def load_rows(sweep_dir: Path) -> list[Row]:
 
 def student_t_interval(values: Sequence[float]) -> list[float]:
     """95% interval of the mean of two or more accuracies, clipped to [0, 1]."""
+    centre, half = mean(values), student_t_half(values)
+    return [max(0.0, centre - half), min(1.0, centre + half)]
+
+
+def student_t_half(values: Sequence[float]) -> float:
+    """Half the length of the 95% interval of the mean of two or more values."""
     n, centre = len(values), mean(values)
     variance = math.fsum((value - centre) ** 2 for value in values) / (n - 1)
-    half = float(special.stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
-    return [max(0.0, centre - half), min(1.0, centre + half)]
+    return float(special.stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
 
 
 def wilson_interval(share: float, trials: int) -> list[float]:
