@@ -18,8 +18,9 @@ from tests.from_outside import ends, run
 from tests.test_report_claims import row, source
 
 
-def test_every_n_may_spend_the_same_and_warms_up_for_as_long():
-    preset = cost_of_depth.cpu()
+@pytest.mark.parametrize("chosen, warmup", [("cpu", 36), ("four_blocks", 18)])
+def test_every_n_may_spend_the_same_and_warms_up_for_as_long(chosen, warmup):
+    preset = cost_of_depth.EXPERIMENT.presets[chosen]()
     planned = binary.plan(cost_of_depth.EXPERIMENT, preset)
     assert len(planned) == sum(map(len, preset.depths.values())) * len(preset.passes)
     assert len({cell.name for cell in planned}) == len(planned)
@@ -27,7 +28,7 @@ def test_every_n_may_spend_the_same_and_warms_up_for_as_long():
     for cell in planned:
         steps, rate = cell.config.steps, cell.config.optimizer
         assert training_flops(cell.config) == pytest.approx(most, rel=0.001)
-        assert round(rate.warmup_fraction * steps) == 36 and rate.decay_fraction == 0
+        assert round(rate.warmup_fraction * steps) == warmup and rate.decay_fraction == 0
 
 
 @pytest.mark.parametrize("planned", [cost_of_depth.planned, None])

@@ -44,7 +44,7 @@ def test_rule110_has_a_line_a_depth_and_the_one_pass_that_spends_on_tokens():
     assert line.cheap is not None
     means = line.one["mean"], line.most["mean"], line.cheap["mean"]
     assert means == pytest.approx((0.3, 0.9, 0.5))
-    assert line.name == "Rule 110: t = 2, W = 12, 1.0k tokens (made-up)"
+    assert line.name == "Rule 110: t = 2, 1.0k tokens (made-up)"
     (cells,) = overview.cells([line])
     assert cells[2:4] == ["0.300 (N = 1), 0.900 (N = 4)", "0.500 (N = 1)"]
     assert cells[4].startswith("+0.600 [") and cells[4].endswith(" apart")
@@ -79,17 +79,17 @@ def test_lines_go_by_task_and_then_by_depth():
 
 def test_a_line_says_what_was_not_done_as_usual():
     unusual: dict[str, Any] = dict(
-        d_model=8, cache="slide", evaluation_split="validation", blocks=4
+        d_model=8, cache="slide", evaluation_split="validation", blocks=4, width=16
     )
     regime = "hard eviction for 33%"
     plain = [*seeds(0.3, **unusual), *seeds(0.9, 4, **unusual)]
     staged = [*seeds(0.2, regime=regime, **unusual), *seeds(0.8, 4, regime=regime, **unusual)]
     said = "4 blocks, d = 8, cache slides, validation split"
     (line,) = overview.lines([source([*plain, *staged])])
-    assert line.task == f"Rule 110: t = 2, W = 12, 1.0k tokens, {said}"
+    assert line.task == f"Rule 110: t = 2, W = 16, 1.0k tokens, {said}"
     assert line.most["mean"] == pytest.approx(0.9) and line.scouted
     (line,) = overview.lines([source(staged)])
-    assert line.task == f"Rule 110: t = 2, W = 12, 1.0k tokens, {regime}, {said}"
+    assert line.task == f"Rule 110: t = 2, W = 16, 1.0k tokens, {regime}, {said}"
 
 
 def test_other_tasks_have_a_line_a_depth_and_what_nobody_learned_is_named():

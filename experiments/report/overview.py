@@ -44,7 +44,8 @@ HEADER = (
     "source",
 )
 _NOT_RUN = "not run"
-_BLOCKS = 2  # of the cpu presets; another number is said
+_BLOCKS, _D_MODEL, _BITS = 2, 64, 12  # of the cpu presets; other numbers are said
+_USUAL = f"{_BLOCKS} blocks, d = {_D_MODEL} and W = {_BITS} unless another is named"
 _SEEDS = 3  # the fewest of a result in the first table and the figure
 _GAIN_COLOURS = (COLOURS[0], COLOURS[3], COLOURS[2])
 _WIDTH, _ROW, _MARGIN = 8.5, 0.24, 0.9  # inches
@@ -170,7 +171,8 @@ def _by_setting(source: Source) -> list[Line]:
     plain = [at for at in here if at.regime == PLAIN]
     for at in plain or here:
         matched = [g for g in equal_compute(source.summary, at) if g["match"] == "flops"]
-        name = f"t = {at.rollout_steps}, W = {at.width}, {short(at.train_tokens)} tokens"
+        bits = f", W = {at.width}" if at.width != _BITS else ""
+        name = f"t = {at.rollout_steps}{bits}, {short(at.train_tokens)} tokens"
         if not plain:
             name += f", {at.regime}"
         equal = equal_tokens(source.summary, at)
@@ -204,7 +206,7 @@ def _line(
     row = source.row_of(one)
     if row.get("blocks", _BLOCKS) != _BLOCKS:
         setting += f", {row['blocks']} blocks"
-    if "d_model" in row:
+    if row.get("d_model", _D_MODEL) != _D_MODEL:
         setting += f", d = {row['d_model']}"
     if row.get("cache") == "slide":
         setting += ", cache slides"
@@ -267,8 +269,10 @@ def _quote(gain: Difference) -> str:
 def parts(found: Sequence[Line]) -> dict[str, list[Line]]:
     """Results, then what is less than that, each under its title."""
     return {
-        f"Test split, {_SEEDS} seeds or more": [line for line in found if line.is_main],
-        "Fewer seeds, or the validation split": [line for line in found if not line.is_main],
+        f"Test split, {_SEEDS} seeds or more ({_USUAL})": [line for line in found if line.is_main],
+        f"Fewer seeds, or the validation split ({_USUAL})": [
+            line for line in found if not line.is_main
+        ],
     }
 
 
@@ -310,7 +314,7 @@ def draw(found: Sequence[Line], path: Path) -> None:
         axis.tick_params(axis="y", length=0)
         axis.set_xlabel("exact accuracy: more passes less N = 1")
         note = (
-            f"n seeds, {_SEEDS} or more; test split; 95 % intervals; "
+            f"n seeds, {_SEEDS} or more; test split; {_USUAL}; 95 % intervals; "
             "filled: the two means' own intervals do not overlap"
         )
         figure.supxlabel(note, fontsize=6)
