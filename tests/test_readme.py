@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from experiments.report import depth_cost, rule110, sources
 from experiments.report.words import quote
 from sleep_jax.config import UPDATE_RULES
@@ -109,13 +111,44 @@ def test_what_else_the_same_flops_buy():
     assert [[line[0], *line[2:]] for line in matched[2:]] == rebuilt
 
 
-def test_cost_of_depth():
-    text = section(RESULTS, "What does each N need to learn a depth?")
-    (shown,) = tables(text)
+def trillions(group: depth_cost.DepthCost) -> str:
+    """FLOPs to the target as the README has them: `1.96 [1.37, 2.79]`."""
+    mean, (low, high) = group["needed_flops"]["mean"], group["needed_flops"]["ci95"]
+    limits = ("open" if limit is None else f"{limit / 1e12:.2f}" for limit in (low, high))
+    sign = "" if all(group["reached"]) else "> "
+    return f"{sign}{mean / 1e12:.2f} [{', '.join(limits)}]"
+
+
+def test_cost_of_depth_in_short():
+    shown, _ = tables(section(README, "What we have found so far"))
+    depths = [int(name.removeprefix("t = ")) for name in shown[0][2:]]
+    found = {
+        (blocks, str(group["passes"]), group["rollout_steps"]): trillions(group)
+        for blocks, name in (("2", "cpu"), ("4", "four_blocks"))
+        for group in committed(f"cost_of_depth/{name}").summary
+    }
+    assert len(shown) == 2 + 6 and len(found) == 12 + 9
+    for blocks, passes, *cells in shown[2:]:
+        assert cells == [found.get((blocks, passes, depth), "not run") for depth in depths]
+
+
+@pytest.mark.parametrize(
+    "title, name",
+    [
+        ("What does each N need to learn a depth?", "cpu"),
+        ("With the paper's four blocks", "four_blocks"),
+    ],
+)
+def test_cost_of_depth_by_seed(title, name):
+    (shown,) = tables(section(RESULTS, title))
     columns = [depth_cost.HEADER.index(name) for name in shown[0]]
     assert len(columns) == 7
-    lines = depth_cost.lines(committed("cost_of_depth/cpu").summary)
+    lines = depth_cost.lines(committed(f"cost_of_depth/{name}").summary)
     assert shown[2:] == [[line[i] for i in columns] for line in lines]
+
+
+def test_cost_of_depth_by_blocks_and_by_other_seeds():
+    text = section(RESULTS, "What does each N need to learn a depth?")
     for group in committed("cost_of_depth/passes_or_blocks").summary:
         assert depth_cost.quote(group) in text.replace("\n", " ")
     again = committed("cost_of_depth/seeds_0_to_2").summary
