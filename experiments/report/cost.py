@@ -153,8 +153,8 @@ def notes(results: dict[str, Any]) -> list[str]:
     return [
         f"Blocks {', '.join(model['pattern'])}; d = {model['d_model']}; windows of "
         f"{config['window']} tokens; one sequence. Medians of {config['rounds']} tokens fed one at "
-        "a time, with quartiles in brackets, the hybrids in turns, each length gone to several times, "
-        "and the transformer after them, so that its cache does not push theirs out of the "
+        "a time, with quartiles in brackets, the hybrids in turns, each length gone to several "
+        "times, and the transformer after them, so that its cache does not push theirs out of the "
         "processor's; a sleep is N passes over "
         "one full window. The sessions of the first table have read that many random tokens; the "
         "transformer is the same decoder with attention in every block, its cache allocated for "
