@@ -68,8 +68,9 @@ def four_blocks() -> Preset:
     """The paper's four blocks: where one pass is as deep as two of the cpu preset's.
 
     `make experiment EXP=cost_of_depth PRESET=four_blocks`: 63 minutes on two cores of an AMD
-    EPYC (Genoa), and six more with `ARGS=--rollout_steps=1`. Seeds 0 and 1 were looked at when the rates were chosen, so they are not among these.
-    Expected: experiments/results/cost_of_depth/four_blocks.
+    EPYC (Genoa), and six more with `ARGS=--rollout_steps=1`. Seeds 0 and 1 were looked at when
+    the rates were chosen, so they are not among these. Expected:
+    experiments/results/cost_of_depth/four_blocks.
     """
     preset = presets.cpu()
     model = dataclasses.replace(preset.config.model, pattern=preset.config.model.pattern * 2)

@@ -215,3 +215,24 @@ def test_verdicts_on_the_cost_of_depth(rows, few, behind):
     made_up = source(rows, "cost_of_depth")
     assert claims_depth_cost.few_passes(made_up).verdict == few
     assert claims_depth_cost.falls_behind(made_up).verdict == behind
+
+
+@pytest.mark.parametrize(
+    "rows, verdict, reverse",
+    [
+        (ROWS, Verdict.NOT_SHOWN, False),  # at equal cost, whatever N = 2 does
+        ([*took([2, 2.1]), *took([2, 2.1], 2), *took([4, 4.1], 4)], Verdict.SHOWN, False),
+        ([*took([4, 4.1]), *took([9, 9.1], 2), *took([2, 2.1], 4)], Verdict.NOT_SHOWN, True),
+        (  # More at one depth and less at another is neither.
+            [*took([2, 2.1], depth=1), *took([4, 4.1], 4, depth=1)]
+            + [*took([9, 9.1]), *took([4, 4.1], 4)],
+            Verdict.NOT_SHOWN,
+            True,
+        ),
+        (ROWS[4:6], Verdict.NOT_RUN, False),
+    ],
+)
+def test_verdicts_on_what_many_passes_take(rows, verdict, reverse):
+    found = claims_depth_cost.many_passes(source(rows, "cost_of_depth"))
+    assert found.verdict == verdict
+    assert ("the other way round" in found.numbers) == reverse

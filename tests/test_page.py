@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "experiments" / "results"
 OVERVIEW = COMMITTED / "overview.png"
 SWEEP = Path(__file__).parent / "fixtures" / "sweep"
-VOID = {"meta", "img", "br", "hr", "link", "input"}
+VOID = {"meta", "img", "br", "hr", "link", "input", "wbr"}
 
 
 class Page(HTMLParser):
@@ -49,7 +49,10 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, (tag, self.getpos())
 
     def handle_data(self, data):
-        if self.open:
+        if self.elements and self.elements[-1][0] == "wbr":  # a word goes on behind it
+            tag, before = self.texts.pop()
+            self.texts.append((tag, before + data))
+        elif self.open:
             self.texts.append((self.open[-1], data))
 
     def all(self, name: str) -> list[dict]:

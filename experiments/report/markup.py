@@ -43,8 +43,13 @@ def table(
     Args:
       titled: the caption stands above the table already, and is only told to who cannot see it.
     """
-    cells = [[escape(cell) for cell in line] for line in lines]
+    cells = [[_breakable(cell) for cell in line] for line in lines]
     return markup_table(caption, header, cells, titled)
+
+
+def _breakable(text: str) -> str:
+    """Escaped; what has no spaces, a path of results, may be broken at the joints of its names."""
+    return escape(text) if " " in text else re.sub("[/_]", r"\g<0><wbr>", escape(text))
 
 
 def markup_table(
