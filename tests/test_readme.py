@@ -147,6 +147,15 @@ def test_cost_of_depth_by_seed(title, name):
     assert shown[2:] == [[line[i] for i in columns] for line in lines]
 
 
+def test_cost_of_depth_at_t_5():
+    text = section(RESULTS, "With the paper's four blocks").replace("\n", " ")
+    groups = committed("cost_of_depth/four_blocks_t5").summary
+    needs = (f"{depth_cost.name(group)} {depth_cost.quote(group)}" for group in groups)
+    assert ", ".join(needs) in text
+    seeds = (line[depth_cost.HEADER.index("by seed, 1e12")] for line in depth_cost.lines(groups))
+    assert "By seed N = 1 takes {}, N = 2 {}:".format(*seeds) in text
+
+
 def test_cost_of_depth_by_blocks_and_by_other_seeds():
     text = section(RESULTS, "What does each N need to learn a depth?")
     for group in committed("cost_of_depth/passes_or_blocks").summary:
