@@ -28,6 +28,10 @@ _ROLLOUT_STEPS = flags.DEFINE_list(
 )
 
 
+# How closely the cpu presets watch for the target.
+_WATCHED = {"target_accuracy": 0.9, "evaluations": 64, "evaluation_sequences": 512}
+
+
 def _to_learn(preset: Preset, depths: dict[int, tuple[int, ...]], **train: object) -> Preset:
     """The preset with a target, a constant rate, and the same seeds for every way to spend."""
     config = dataclasses.replace(
@@ -58,9 +62,7 @@ def cpu() -> Preset:
         presets.cpu(),
         {2: (0, 1, 2), 1: (0, 1, 2)},
         tokens=6_000_000,
-        target_accuracy=0.9,
-        evaluations=64,
-        evaluation_sequences=512,
+        **_WATCHED,
     )
 
 
@@ -82,9 +84,7 @@ def four_blocks() -> Preset:
         dataclasses.replace(preset, config=config, matched_rates={}),
         {3: seeds, 2: seeds, 4: seeds},
         tokens=3_000_000,
-        target_accuracy=0.9,
-        evaluations=64,
-        evaluation_sequences=512,
+        **_WATCHED,
     )
 
 

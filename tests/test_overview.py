@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from matplotlib import image
 
+from experiments import presets
 from experiments.report import overview, sources
 from experiments.report.groups import Interval
+from sleep_jax.tasks.rule110 import Rule110Config
 from tests.test_report_claims import row, seeds, source
 from tests.test_report_depths import ROWS
 from tests.test_report_depths import row as depth_row
@@ -75,6 +77,14 @@ def test_lines_go_by_task_and_then_by_depth():
         ("Depo", 1),
         ("Depo", 10),
     ]
+
+
+def test_what_is_usual_is_the_cpu_preset():
+    config = presets.cpu().config
+    assert isinstance(config.task, Rule110Config)
+    model, width = config.model, config.task.width
+    said = f"{len(model.pattern)} blocks, d = {model.d_model} and W = {width} "
+    assert all(said in title for title in overview.parts([]))
 
 
 def test_a_line_says_what_was_not_done_as_usual():

@@ -113,10 +113,7 @@ def test_what_else_the_same_flops_buy():
 
 def trillions(group: depth_cost.DepthCost) -> str:
     """FLOPs to the target as the README has them: `1.96 [1.37, 2.79]`."""
-    mean, (low, high) = group["needed_flops"]["mean"], group["needed_flops"]["ci95"]
-    limits = ("open" if limit is None else f"{limit / 1e12:.2f}" for limit in (low, high))
-    sign = "" if all(group["reached"]) else "> "
-    return f"{sign}{mean / 1e12:.2f} [{', '.join(limits)}]"
+    return depth_cost.quote(group, lambda flops: f"{flops / 1e12:.2f}")
 
 
 def test_cost_of_depth_in_short():

@@ -38,26 +38,23 @@ def _scale(source: Source, pairs: Sequence[tuple[DepthCost, DepthCost]]) -> str:
 
 def few_passes(source: Source) -> Finding:
     """At some depth the smallest N > 1 takes less, and at none more."""
-    pairs = _pairs(source)
-    return _compared(source, pairs, [(few, one) for one, few in pairs])
+    return _compared(source, _pairs(source), cheaper=1)
 
 
 def many_passes(source: Source) -> Finding:
     """At some depth the largest N takes more than N = 1, and at none less."""
-    pairs = _pairs(source, -1)
-    return _compared(source, pairs, pairs)
+    return _compared(source, _pairs(source, -1), cheaper=0)
 
 
 def _compared(
-    source: Source,
-    pairs: Sequence[tuple[DepthCost, DepthCost]],
-    claimed: Sequence[tuple[DepthCost, DepthCost]],
+    source: Source, pairs: Sequence[tuple[DepthCost, DepthCost]], cheaper: int
 ) -> Finding:
-    """Of each pair as claimed, the first is said to take less."""
+    """Whether of each pair the one at `cheaper` takes less, as is claimed."""
     if not pairs:
         return not_run("N = 1 and a larger N at one depth, two seeds each")
-    true = [less(low["needed_flops"], high["needed_flops"]) for low, high in claimed]
-    wrong = [less(high["needed_flops"], low["needed_flops"]) for low, high in claimed]
+    needed = [[group["needed_flops"] for group in pair] for pair in pairs]
+    true = [less(pair[cheaper], pair[1 - cheaper]) for pair in needed]
+    wrong = [less(pair[1 - cheaper], pair[cheaper]) for pair in needed]
     said = "; ".join(
         f"t = {one['rollout_steps']}: {_need(one)}, {_need(more)}{_words(*apart)}"
         for (one, more), *apart in zip(pairs, true, wrong, strict=True)

@@ -204,9 +204,9 @@ def _seed(group: DepthCost, index: int) -> str:
     return f"{sign}{group['flops'][index] / 1e12:.2g}"
 
 
-def quote(group: DepthCost) -> str:
-    """Its FLOPs: `1.20e12 [8.00e11, 1.80e12]`."""
-    return _limit_sign(group) + _bracketed(group["needed_flops"], scientific)
+def quote(group: DepthCost, text: Callable[[float], str] = scientific) -> str:
+    """Its FLOPs: `1.20e12 [8.00e11, 1.80e12]`, or as `text` has a number."""
+    return _limit_sign(group) + _bracketed(group["needed_flops"], text)
 
 
 def _times(one: DepthCost | None, group: DepthCost) -> str:
