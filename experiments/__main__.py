@@ -16,6 +16,7 @@ SWEPT = (
     "elastic_sleep",
     "rollout_curriculum",
     "cost_of_depth",
+    "cost_of_depth_depo",
 )
 EXPERIMENTS = (*SWEPT, "cost_of_sleep")
 

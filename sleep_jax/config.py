@@ -252,8 +252,9 @@ class TrainConfig:
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
     evaluations: int = 10  # evenly spaced over the run, the last one at its end
-    # The run ends at the first evaluation with this exact accuracy; the budget is the most it may
-    # take. Evaluations are then equal factors apart, from a hundredth of the budget on. 0: off.
+    # The run ends at the first evaluation with this exact accuracy, of the greatest depth if there
+    # are several; the budget is the most it may take. Evaluations are then equal factors apart,
+    # from a hundredth of the budget on. 0: off.
     target_accuracy: float = 0.0
     evaluation_sequences: int = 1024
     curve_sequences: int = 256  # of them, scored before the end, for curves only

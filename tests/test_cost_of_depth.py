@@ -1,6 +1,7 @@
 """`EXP=cost_of_depth`: its plan, all of it at its smallest, and its report on made-up rows."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -8,12 +9,13 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import binary, cost_of_depth
+from experiments import binary, cost_of_depth, until_learned
 from experiments.report import claims_depth_cost, depth_cost
 from experiments.report.files import ReportError
 from experiments.report.sources import load
 from experiments.report.verdicts import Verdict
 from sleep_jax.flops import training_flops
+from sleep_jax.training.evaluation import exact_at_greatest_depth
 from tests.from_outside import ends, run
 from tests.test_report_claims import row, source
 
@@ -31,7 +33,7 @@ def test_every_n_may_spend_the_same_and_warms_up_for_as_long(chosen, warmup):
         assert round(rate.warmup_fraction * steps) == warmup and rate.decay_fraction == 0
 
 
-@pytest.mark.parametrize("planned", [cost_of_depth.planned, None])
+@pytest.mark.parametrize("planned", [until_learned.planned, None])
 def test_one_pass_with_more_tokens_has_its_own_rate_unless_one_is_given(planned):
     experiment = dataclasses.replace(cost_of_depth.EXPERIMENT, planned=planned)
     preset = cost_of_depth.cpu()
@@ -78,7 +80,34 @@ def test_the_smoke_preset_and_what_it_refuses(tmp_path):
     assert plan.returncode == 0 and "FLOPs, at most " in plan.stdout
     other = ("experiments", "depo", "--dry_run", "--set=train.target_accuracy=0.9")
     refused = ends(*other)
-    assert refused.returncode == 2 and "allowed: 0, or EXP=cost_of_depth" in refused.stderr
+    assert (
+        refused.returncode == 2
+        and "allowed: 0, or EXP=cost_of_depth, cost_of_depth_depo" in refused.stderr
+    )
+
+
+summarise = functools.partial(depth_cost.summarise, depth_cost.RULE_110)
+
+
+def test_what_is_to_be_learned_is_the_greatest_depth():
+    by_depth = {"2": {"exact_accuracy": 0.9}, "16": {"exact_accuracy": 0.3}}
+    assert exact_at_greatest_depth({"exact_accuracy": 0.6, "by_depth": by_depth}) == 0.3
+    assert exact_at_greatest_depth({"exact_accuracy": 0.6}) == 0.6
+
+
+def test_the_smoke_preset_of_hops(tmp_path):
+    arguments = ("experiments", "cost_of_depth_depo", "--preset=smoke", f"--workdir={tmp_path}")
+    length = ("--set=train.tokens=8000", "--set=train.evaluations=8")
+    result = run(*arguments, "--jobs=1", *length, "--set=train.target_accuracy=0.1")
+    assert result.returncode == 0, result.stderr
+    directory = tmp_path / "cost_of_depth_depo" / "smoke"
+    rows = json.loads((directory / "results.json").read_text())["rows"]
+    assert len(rows) == 2
+    for one in rows:
+        early = [point["by_depth"]["2"]["exact_accuracy"] >= 0.1 for point in one["curve"]]
+        assert one["reached"] == early[-1] and not any(early[:-1])
+    assert "| k = 2, 4 nodes | 2 |" in (directory / "table.md").read_text()
+    assert (directory / "by_depth.png").read_bytes().startswith(b"\x89PNG")
 
 
 def took(flops, passes=1, depth=2, reached=True, **changes):
@@ -103,7 +132,7 @@ def took(flops, passes=1, depth=2, reached=True, **changes):
 
 
 def test_what_is_needed_is_a_geometric_mean_with_its_interval():
-    (group,) = depth_cost.summarise(took([1, 10, 100]))
+    (group,) = summarise(took([1, 10, 100]))
     assert group["needed_flops"]["mean"] == pytest.approx(1e10)
     low, high = group["needed_flops"]["ci95"]
     half = 4.302652729911275 * math.log(10) / math.sqrt(3)  # Student t at .975, two degrees
@@ -112,7 +141,7 @@ def test_what_is_needed_is_a_geometric_mean_with_its_interval():
 
 
 def test_what_was_not_reached_is_a_lower_limit():
-    two, one = depth_cost.summarise([*took([90, 100], reached=False), *took([20, 21], 2)])[::-1]
+    two, one = summarise([*took([90, 100], reached=False), *took([20, 21], 2)])[::-1]
     assert one["needed_flops"]["ci95"][1] is None and one["reached"] == [False, True]
     assert depth_cost.less(two["needed_flops"], one["needed_flops"])
     assert not depth_cost.less(one["needed_flops"], two["needed_flops"])
@@ -128,7 +157,7 @@ def test_what_was_not_reached_is_a_lower_limit():
 
 
 def test_the_ratio_of_two_has_the_limits_of_both():
-    one, two = depth_cost.summarise([*took([40, 50]), *took([10, 20], 2)])
+    one, two = summarise([*took([40, 50]), *took([10, 20], 2)])
     found = depth_cost.ratio(one, two)
     assert found["mean"] == pytest.approx(math.sqrt(2000 / 200))
     halves = [
@@ -151,7 +180,7 @@ ROWS = [
 
 
 def test_the_conclusion_says_what_is_apart_and_how_the_need_grows():
-    text = depth_cost.conclude(depth_cost.summarise(ROWS))
+    text = depth_cost.conclude(summarise(ROWS))
     shallow, deep = text.partition("at t = 2")[::2]
     assert "(nothing apart)" in shallow and "(N = 2 less than N = 1, intervals apart)" in deep
     assert "N = 1 4.4 times; N = 2 2.0 times." in text
@@ -162,21 +191,21 @@ def test_the_conclusion_says_what_is_apart_and_how_the_need_grows():
     "rows", [took([1, 2], 2), [{**one, "match": "flops_blocks"} for one in took([1])]]
 )
 def test_a_sweep_that_has_hardly_begun_has_its_table_and_figure(rows, tmp_path):
-    summary = depth_cost.summarise(rows)
+    summary = summarise(rows)
     (line,) = depth_cost.lines(summary)
     assert dict(zip(depth_cost.HEADER, line, strict=True))["N = 1 takes, times"] == "not run"
     assert depth_cost.conclude(summary)
     for found in (summary, []):
-        depth_cost.draw({"summary": found}, tmp_path / "figure.png")
+        depth_cost.draw(depth_cost.RULE_110, {"summary": found}, tmp_path / "figure.png")
         assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_seed_that_is_there_twice_or_has_another_budget_is_an_error():
     first, second = took([1, 2])
     with pytest.raises(ReportError, match="one setting and seed"):
-        depth_cost.summarise([first, {**second, "seed": 0}])
+        summarise([first, {**second, "seed": 0}])
     with pytest.raises(ReportError, match="differ in budget_flops"):
-        depth_cost.summarise([first, {**second, "budget_flops": 7}])
+        summarise([first, {**second, "budget_flops": 7}])
 
 
 def test_a_run_without_a_target_is_refused(tmp_path):

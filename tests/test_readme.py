@@ -120,7 +120,7 @@ def test_cost_of_depth_in_short():
     shown, _ = tables(section(README, "What we have found so far"))
     depths = [int(name.removeprefix("t = ")) for name in shown[0][2:]]
     found = {
-        (blocks, str(group["passes"]), group["rollout_steps"]): trillions(group)
+        (blocks, str(group["passes"]), group["depth"]): trillions(group)
         for blocks, name in (("2", "cpu"), ("4", "four_blocks"))
         for group in committed(f"cost_of_depth/{name}").summary
     }

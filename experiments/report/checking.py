@@ -55,7 +55,7 @@ _COST_SETTING: dict[str, dict[str, Any]] = {
 ANY_FIELDS = _ROW
 RULE_110_FIELDS = _TRAINED | {"rollout_steps": int, "width": int}
 ELASTIC_FIELDS = RULE_110_FIELDS | {"accuracy_by_passes": dict, "halting": list}
-DEPTH_COST_FIELDS = RULE_110_FIELDS | {
+DEPTH_COST_FIELDS = _TRAINED | {
     "target_accuracy": _NUMBER,
     "reached": bool,
     "budget_flops": int,

@@ -8,7 +8,8 @@ from experiments.report.sources import Source
 from experiments.report.verdicts import Claim, Finding, Verdict, not_run
 from experiments.report.words import scientific
 
-_EXPERIMENTS = ("cost_of_depth",)
+_EXPERIMENTS = ("cost_of_depth", "cost_of_depth_depo")
+_HOW = "EXP=cost_of_depth or cost_of_depth_depo"
 _APART = "intervals apart"
 
 
@@ -25,12 +26,12 @@ def _pairs(source: Source, larger: int = 0) -> list[tuple[DepthCost, DepthCost]]
     return found
 
 
-def _scale(source: Source, pairs: Sequence[tuple[DepthCost, DepthCost]]) -> str:
-    depths = ", ".join(str(one["rollout_steps"]) for one, _ in pairs)
+def _scale(pairs: Sequence[tuple[DepthCost, DepthCost]]) -> str:
+    depths = ", ".join(one["at"] for one, _ in pairs)
     one = pairs[0][0]
     seeds = min(len(group["seeds"]) for pair in pairs for group in pair)
     return (
-        f"t = {depths}, W = {one['width']}, {source.row_of(one)['blocks']} blocks, "
+        f"{depths}, {one['size']}, {one['blocks']} blocks, "
         f"{short(one['parameters'])} parameters, at most {scientific(one['budget_flops'])} FLOPs a "
         f"run, {seeds} seeds or more"
     )
@@ -56,11 +57,11 @@ def _compared(
     true = [less(pair[cheaper], pair[1 - cheaper]) for pair in needed]
     wrong = [less(pair[1 - cheaper], pair[cheaper]) for pair in needed]
     said = "; ".join(
-        f"t = {one['rollout_steps']}: {_need(one)}, {_need(more)}{_words(*apart)}"
+        f"{one['at']}: {_need(one)}, {_need(more)}{_words(*apart)}"
         for (one, more), *apart in zip(pairs, true, wrong, strict=True)
     )
     verdict = Verdict.SHOWN if any(true) and not any(wrong) else Verdict.NOT_SHOWN
-    return Finding(verdict, said, _scale(source, pairs))
+    return Finding(verdict, said, _scale(pairs))
 
 
 def _need(group: DepthCost) -> str:
@@ -77,11 +78,9 @@ def falls_behind(source: Source) -> Finding:
     if len(pairs) < 2:
         return not_run("N = 1 and a larger N at two depths, two seeds each")
     first, last = (ratio(one, few) for one, few in (pairs[0], pairs[-1]))
-    said = "; ".join(
-        f"t = {one['rollout_steps']}: {ratio(one, few)['mean']:.2f} times" for one, few in pairs
-    )
+    said = "; ".join(f"{one['at']}: {ratio(one, few)['mean']:.2f} times" for one, few in pairs)
     verdict = Verdict.SHOWN if less(first, last) else Verdict.NOT_SHOWN
-    return Finding(verdict, said, _scale(source, pairs))
+    return Finding(verdict, said, _scale(pairs))
 
 
 CLAIMS = ()
@@ -89,22 +88,22 @@ OUR_CLAIMS = (
     Claim(
         "depth-few-passes",
         "ours; the paper trains to a fixed number of tokens",
-        "A few passes learn a depth of Rule 110 with fewer training FLOPs than one pass.",
+        "A few passes learn a depth with fewer training FLOPs than one pass.",
         f"The smallest N > 1 takes less than N = 1 to the target accuracy at some depth, {_APART}, "
         "and at none more.",
         _EXPERIMENTS,
         few_passes,
-        "EXP=cost_of_depth",
+        _HOW,
     ),
     Claim(
         "depth-many-passes",
         "ours; the paper trains to a fixed number of tokens",
-        "Many passes take more training FLOPs than one pass to learn a depth of Rule 110.",
+        "Many passes take more training FLOPs than one pass to learn a depth.",
         f"The largest N takes more than N = 1 to the target accuracy at some depth, {_APART}, and "
         "at none less.",
         _EXPERIMENTS,
         many_passes,
-        "EXP=cost_of_depth",
+        _HOW,
     ),
     Claim(
         "depth-falls-behind",
@@ -114,6 +113,6 @@ OUR_CLAIMS = (
         f"at the least, {_APART}.",
         _EXPERIMENTS,
         falls_behind,
-        "EXP=cost_of_depth at several t",
+        f"{_HOW} at several depths",
     ),
 )

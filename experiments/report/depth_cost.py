@@ -8,7 +8,7 @@ above.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -18,8 +18,8 @@ from experiments.report.style import MARKERS, STYLE, colours, save
 from experiments.report.summary import Row, check_scores, group_rows, mean, student_t_half
 from experiments.report.words import TRAINED_ON, scientific, series_name
 
-_KEY = ("update_rule", "rollout_steps", "width", "match", "regime", "passes")
-_SAME = ("budget_flops", "parameters", "target_accuracy")
+_KEY = ("update_rule", "match", "regime", "passes")
+_SAME = ("budget_flops", "parameters", "blocks", "target_accuracy")
 _ON_TOKENS = ("tokens", "flops")  # the largest N, and those that may spend its FLOPs
 HEADER = (
     "depth",
@@ -42,6 +42,20 @@ INTERVALS = (
 _WIDTH = 7.0  # inches, both columns
 
 
+class Task(NamedTuple):
+    """Where the rows of a task have its depth and its size, and what they are called."""
+
+    depth: str
+    size: str
+    at: str
+    of_size: str
+    axis: str
+
+
+RULE_110 = Task("rollout_steps", "width", "t = {}", "W = {}", "rollout steps t")
+DEPO = Task("max_hops", "nodes", "k = {}", "{} nodes", "hops k")
+
+
 class Need(TypedDict):
     """A geometric mean over seeds with its 95% interval; None where that is open."""
 
@@ -50,15 +64,20 @@ class Need(TypedDict):
 
 
 class DepthCost(TypedDict):
-    """All seeds of one N at one depth. `flops` are by seed, until it was `reached` or spent."""
+    """All seeds of one N at one depth. `flops` are by seed, until it was `reached` or spent.
+
+    `at` and `size` say in words which depth of which setting it is.
+    """
 
     model: str
     update_rule: str
     passes: int
-    rollout_steps: int
-    width: int
+    depth: int
+    at: str
+    size: str
     match: str
     regime: str
+    blocks: int
     parameters: int
     target_accuracy: float
     budget_flops: int
@@ -72,16 +91,16 @@ class DepthCost(TypedDict):
     needed_tokens: Need
 
 
-def summarise(rows: Iterable[Row]) -> list[DepthCost]:
+def summarise(task: Task, rows: Iterable[Row]) -> list[DepthCost]:
     """One group an N and depth, over its seeds."""
     rows = list(rows)
     for row in rows:
         check_scores(row)
-    found = group_rows(rows, _KEY, same=_SAME)
-    return sorted(map(_group, found), key=_order)
+    found = group_rows(rows, (task.depth, task.size, *_KEY), same=_SAME)
+    return sorted((_group(task, group) for group in found), key=_order)
 
 
-def _group(rows: list[Row]) -> DepthCost:
+def _group(task: Task, rows: list[Row]) -> DepthCost:
     first = rows[0]
     reached = [row["reached"] for row in rows]
     flops, tokens = ([row[name] for row in rows] for name in ("train_flops", "train_tokens"))
@@ -89,10 +108,12 @@ def _group(rows: list[Row]) -> DepthCost:
         "model": first["model"],
         "update_rule": first["update_rule"],
         "passes": first["passes"],
-        "rollout_steps": first["rollout_steps"],
-        "width": first["width"],
+        "depth": first[task.depth],
+        "at": task.at.format(first[task.depth]),
+        "size": task.of_size.format(first[task.size]),
         "match": first["match"],
         "regime": first["regime"],
+        "blocks": first["blocks"],
         "parameters": first["parameters"],
         "target_accuracy": first["target_accuracy"],
         "budget_flops": first["budget_flops"],
@@ -148,8 +169,8 @@ def _limit(
 
 def _order(group: DepthCost) -> tuple[Any, ...]:
     return (
-        group["rollout_steps"],
-        group["width"],
+        group["depth"],
+        group["size"],
         group["update_rule"],
         group["regime"],
         0 if group["match"] in _ON_TOKENS else list(TRAINED_ON).index(group["match"]),
@@ -162,7 +183,7 @@ def by_depth(summary: Iterable[DepthCost]) -> dict[int, list[DepthCost]]:
     found: dict[int, list[DepthCost]] = {}
     for group in summary:
         if group["match"] in _ON_TOKENS:
-            found.setdefault(group["rollout_steps"], []).append(group)
+            found.setdefault(group["depth"], []).append(group)
     return {
         depth: sorted(found[depth], key=lambda group: group["passes"]) for depth in sorted(found)
     }
@@ -176,12 +197,12 @@ def name(group: DepthCost) -> str:
 def lines(summary: Sequence[DepthCost]) -> list[list[str]]:
     """The lines of the table under `HEADER`."""
     one = {depth: at[0] for depth, at in by_depth(summary).items() if at[0]["passes"] == 1}
-    return [_line(group, one.get(group["rollout_steps"])) for group in sorted(summary, key=_order)]
+    return [_line(group, one.get(group["depth"])) for group in sorted(summary, key=_order)]
 
 
 def _line(group: DepthCost, one: DepthCost | None) -> list[str]:
     return [
-        f"t = {group['rollout_steps']}, W = {group['width']}",
+        f"{group['at']}, {group['size']}",
         name(group).removeprefix("N = "),
         short(group["parameters"]),
         f"{sum(group['reached'])} of {len(group['seeds'])}",
@@ -234,7 +255,7 @@ def conclude(summary: Sequence[DepthCost]) -> str:
     if not depths:
         return "Nothing can be compared yet: no run has finished."
     target = summary[0]["target_accuracy"]
-    said = [f"at t = {depth} {_at(groups)}" for depth, groups in depths.items()]
+    said = [f"at {groups[0]['at']} {_at(groups)}" for groups in depths.values()]
     grown = [_growth(depths, n) for n in sorted({g["passes"] for g in summary})]
     text = f"To an exact accuracy of {target:g}, in training FLOPs: {'; '.join(said)}."
     if any(grown):
@@ -267,14 +288,14 @@ def _growth(depths: dict[int, list[DepthCost]], passes: int) -> str:
     return f"N = {passes} {factors} times"
 
 
-def draw(results: dict[str, Any], path: Path) -> None:
+def draw(task: Task, results: dict[str, Any], path: Path) -> None:
     """FLOPs and tokens to the target over depth, a colour an N, every seed and the mean."""
     summary: list[DepthCost] = results["summary"]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(_WIDTH, 2.7))
         columns = (("flops", "training FLOPs"), ("tokens", "training tokens"))
         for axis, (key, label) in zip(axes, columns, strict=True):
-            axis.set(xlabel="rollout steps t", ylabel=f"{label} to the target", yscale="log")
+            axis.set(xlabel=task.axis, ylabel=f"{label} to the target", yscale="log")
             _panel(axis, summary, key)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=max(len(labels), 1))
@@ -284,7 +305,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def _panel(axis: Axes, summary: Sequence[DepthCost], key: str) -> None:
     if summary:
-        depths = sorted({group["rollout_steps"] for group in summary})
+        depths = sorted({group["depth"] for group in summary})
         axis.set_xticks(depths, [str(depth) for depth in depths])
         counts = [count for group in summary for count in group[key]]
         axis.set_xlim(depths[0] - 0.5, depths[-1] + 0.5)
@@ -294,7 +315,7 @@ def _panel(axis: Axes, summary: Sequence[DepthCost], key: str) -> None:
     for place, (deeper, passes, label) in enumerate(series):
         here = [group for group in summary if name(group) == label]
         shift = 0.08 * (place - (len(series) - 1) / 2)
-        x = [group["rollout_steps"] + shift for group in here]
+        x = [group["depth"] + shift for group in here]
         means = [group[f"needed_{key}"]["mean"] for group in here]
         marker = MARKERS[place % len(MARKERS)]
         style = f"{marker}{':' if deeper else '-'}"
@@ -311,6 +332,6 @@ def _caption(summary: Sequence[DepthCost]) -> str:
     counts = sorted({len(group["seeds"]) for group in summary})
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     return (
-        f"W = {summary[0]['width']}, target {summary[0]['target_accuracy']:g}; small: each of "
+        f"{summary[0]['size']}, target {summary[0]['target_accuracy']:g}; small: each of "
         f"{seeds} seeds, joined: their geometric mean; triangles: not reached for that much"
     )

@@ -1,6 +1,7 @@
 """Which report an experiment gets: how its rows are grouped, concluded from, tabled and drawn."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,16 +100,21 @@ LOCAL_RULES_DEPO = DEPO._replace(
     lines=lambda summary: depths.lines(summary, rules.order),
     drawings={"rules.png": lambda results, path: rules.draw(rules.by_depth, results, path)},
 )
-COST_OF_DEPTH = RULE_110._replace(
-    fields=checking.DEPTH_COST_FIELDS,
-    summarise=depth_cost.summarise,
-    conclude=depth_cost.conclude,
-    header=lambda summary: depth_cost.HEADER,
-    lines=depth_cost.lines,
-    published=[],
-    drawings={"by_depth.png": depth_cost.draw},
-    intervals=depth_cost.INTERVALS,
-)
+
+
+def _cost_of_depth(kind: Kind, task: depth_cost.Task) -> Kind:
+    return kind._replace(
+        fields={**checking.DEPTH_COST_FIELDS, task.depth: int, task.size: int},
+        summarise=partial(depth_cost.summarise, task),
+        conclude=depth_cost.conclude,
+        header=lambda summary: depth_cost.HEADER,
+        lines=depth_cost.lines,
+        published=[],
+        drawings={"by_depth.png": partial(depth_cost.draw, task)},
+        intervals=depth_cost.INTERVALS,
+    )
+
+
 GENERIC = Kind(
     summarise=generic.summarise,
     conclude=generic.conclude,
@@ -128,7 +134,8 @@ KINDS = {
     "local_rules_depo": LOCAL_RULES_DEPO,
     "elastic_sleep": ELASTIC_SLEEP,
     "rollout_curriculum": ROLLOUT_CURRICULUM,
-    "cost_of_depth": COST_OF_DEPTH,
+    "cost_of_depth": _cost_of_depth(RULE_110, depth_cost.RULE_110),
+    "cost_of_depth_depo": _cost_of_depth(DEPO, depth_cost.DEPO),
 }
 
 

@@ -1,5 +1,6 @@
 """Accuracy of a model on held-out sequences, at any N and for each depth."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,12 @@ def evaluate(
             part = {name: array[chosen] for name, array in sums.items()}
             values["by_depth"][str(depth)] = {**_floats(part), "answers": int(chosen.sum())}
     return values
+
+
+def exact_at_greatest_depth(values: Mapping[str, Any]) -> float:
+    """Of what `evaluate` returned: the exact accuracy at the greatest depth if it is split up."""
+    depths = values.get("by_depth")
+    return (depths[max(depths, key=int)] if depths else values)["exact_accuracy"]
 
 
 def _floats(sums: dict[str, np.ndarray]) -> dict[str, float]:

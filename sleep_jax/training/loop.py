@@ -21,7 +21,11 @@ from sleep_jax.model.decoder import Parameters
 from sleep_jax.pretrained import llama
 from sleep_jax.tasks.pipeline import BatchSource, make_iterator
 from sleep_jax.training.checkpoint import Checkpoints
-from sleep_jax.training.evaluation import evaluate, evaluation_sequences
+from sleep_jax.training.evaluation import (
+    evaluate,
+    evaluation_sequences,
+    exact_at_greatest_depth,
+)
 from sleep_jax.training.goodput import TRAINING, Goodput, summary
 from sleep_jax.training.optimizer import label, path_name, schedule
 from sleep_jax.training.step import (
@@ -289,7 +293,7 @@ class _Run:
         """Whether it is an evaluation that may end the run."""
         target = self.config.train.target_accuracy
         return bool(
-            target and record["kind"] == "evaluation" and record["exact_accuracy"] >= target
+            target and record["kind"] == "evaluation" and exact_at_greatest_depth(record) >= target
         )
 
     def _save(self) -> None:

@@ -1,0 +1,53 @@
+"""How much computation does each N need to learn to follow k edges?
+
+    python -m experiments.cost_of_depth_depo --preset=cpu [--passes=1,2,4] [--max_hops=2,1]
+        [--seeds=0,1,2] [--match=tokens,blocks] [--workdir=DIR] [--dry_run]
+
+As experiments/cost_of_depth.py, on the task of experiments/depo.py: a run ends when the greatest
+number of hops, K, is answered, whatever the easier ones score. Every sequence has a graph of its
+own, so here no table of answers can replace steps.
+"""
+
+import dataclasses
+import sys
+
+from experiments import binary, cli, depo, until_learned
+from experiments.presets import Preset
+from experiments.until_learned import WATCHED, to_learn
+
+
+def cpu() -> Preset:
+    """`make experiment EXP=cost_of_depth_depo`: cycles of up to 6 nodes, 2 hops, two blocks."""
+    return to_learn(depo.cpu(), {2: (0, 1, 2)}, tokens=4_000_000, **WATCHED)
+
+
+def four_blocks() -> Preset:
+    """The same with twice the blocks, the pattern of the paper's Rule 110 model."""
+    return to_learn(
+        until_learned.twice_the_blocks(depo.cpu(), muon_learning_rate=1e-2),
+        {2: (0, 1, 2)},
+        tokens=2_000_000,
+        **WATCHED,
+    )
+
+
+def smoke() -> Preset:
+    """Every part of the real thing, too short to learn. Used by the tests."""
+    return to_learn(depo.smoke(), {2: (0,)}, target_accuracy=0.9)
+
+
+EXPERIMENT = dataclasses.replace(
+    depo.EXPERIMENT,
+    name="cost_of_depth_depo",
+    presets={"cpu": cpu, "four_blocks": four_blocks, "smoke": smoke},
+    planned=until_learned.planned,
+)
+
+
+def main() -> int:
+    """Plans, runs and reports."""
+    return binary.main(EXPERIMENT)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, sys.argv))

@@ -1,0 +1,76 @@
+"""What experiments share whose runs end when a depth is learned, not with a budget.
+
+A run ends at the first evaluation with `train.target_accuracy` at its greatest depth, and what it
+took until then is the result. So no budget has to be guessed, at which one seed has learned and
+another has not. All N may spend the same FLOPs at most, those of the largest N on `train.tokens`,
+and are evaluated at the same shares of them. All warm up for as many steps as the largest N; after
+that the rate is constant, so that no N stands nearer to the end of a schedule.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from experiments import cells
+from experiments.cells import Cell
+from experiments.presets import Preset
+from sleep_jax.config import RunConfig
+
+# How closely the cpu presets watch for the target.
+WATCHED: dict[str, Any] = {
+    "target_accuracy": 0.9,
+    "evaluations": 64,
+    "evaluation_sequences": 512,
+}
+
+
+def to_learn(preset: Preset, depths: dict[int, tuple[int, ...]], **train: Any) -> Preset:
+    """The preset with a target, a constant rate, and the same seeds for every way to spend.
+
+    Args:
+      train: fields of TrainConfig, `target_accuracy` among them.
+    """
+    config = dataclasses.replace(
+        preset.config,
+        optimizer=dataclasses.replace(
+            preset.config.optimizer, warmup_fraction=0.02, decay_fraction=0.0
+        ),
+        train=dataclasses.replace(preset.config.train, **train),
+    )
+    return dataclasses.replace(
+        preset,
+        config=config,
+        depths=depths,
+        match=("tokens",),
+        matched_seeds=(),
+        evicted_seeds=(),
+        full_cache_seeds=(),
+    )
+
+
+def twice_the_blocks(preset: Preset, muon_learning_rate: float) -> Preset:
+    """The preset with its pattern of blocks repeated, and one rate for all."""
+    model = dataclasses.replace(preset.config.model, pattern=preset.config.model.pattern * 2)
+    optimizer = dataclasses.replace(preset.config.optimizer, muon_learning_rate=muon_learning_rate)
+    config = dataclasses.replace(preset.config, model=model, optimizer=optimizer)
+    return dataclasses.replace(preset, config=config, matched_rates={})
+
+
+def planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
+    """At every depth the largest N, and all that may spend its FLOPs."""
+    found: list[Cell] = []
+    for depth, seeds in preset.depths.items():
+        config = at[depth]
+        found += [cells.hybrid(config, max(preset.passes), seed) for seed in seeds]
+        spenders = cells.all_matched(
+            config, preset.passes, preset.match, seeds, preset.matched_rates
+        )
+        warmup = config.optimizer.warmup_fraction * config.steps
+        found += [_warmed_up(cell, warmup) for cell in spenders]
+    return found
+
+
+def _warmed_up(cell: Cell, steps: float) -> Cell:
+    config = cell.config
+    optimizer = dataclasses.replace(config.optimizer, warmup_fraction=steps / config.steps)
+    return dataclasses.replace(cell, config=dataclasses.replace(config, optimizer=optimizer))
