@@ -22,7 +22,6 @@ from tests.test_report_claims import HIGH, LOW, row
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "experiments" / "results"
-OVERVIEW = COMMITTED / "overview.png"
 SWEEP = Path(__file__).parent / "fixtures" / "sweep"
 VOID = {"meta", "img", "br", "hr", "link", "input", "wbr"}
 
@@ -90,7 +89,7 @@ def test_an_empty_work_directory_gives_the_committed_results(tmp_path, capsys):
     found, path = report.write(tmp_path / "runs", COMMITTED)
     assert path == tmp_path / "runs" / "index.html"
     written = {path.name for path in (tmp_path / "runs").iterdir()}
-    assert written == {"index.html", "overview.md", "overview.png"}
+    assert written == {"index.html", "needs.md", "needs.png", "overview.md", "overview.png"}
     assert {source.origin for source in found} == {"committed"} and len(found) >= 6
     assert contents(COMMITTED) == before
 
@@ -122,7 +121,7 @@ def test_every_picture_decodes_and_says_what_it_shows(committed_page):
         assert pixels.shape[:2] == tuple(2 * int(attributes[k]) for k in ("height", "width"))
         assert len(attributes["alt"]) > 40
     of_sources = [a for a in pictures if a["alt"].startswith("committed: ")]
-    assert len(of_sources) == len(pictures) - 1  # all but the overview
+    assert len(of_sources) == len(pictures) - 2  # all but needs and overview
 
 
 def test_every_link_has_its_target_and_every_id_is_one(committed_page):
@@ -139,7 +138,8 @@ def test_headings_descend_one_by_one_and_what_was_found_comes_first(committed_pa
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
     titles = [data for tag, data in committed_page.texts if tag == "h2"]
-    assert titles[:3] == ["All tasks at a glance", "Verdicts", "Contents"]
+    first = ["What each N needs to learn a depth", "All tasks at a glance", "Verdicts", "Contents"]
+    assert titles[:4] == first
     assert len(committed_page.all("html")) == 1 and committed_page.all("html")[0]["lang"] == "en"
 
 
@@ -149,12 +149,12 @@ def test_tables_scroll_by_themselves_and_no_cell_is_blank(committed_page):
         tag, attributes = committed_page.elements[i - 1]
         assert (tag, attributes["class"]) == ("div", "scroll") and attributes["aria-label"]
     # A cell with nothing in it is one whose start is followed at once by its end.
-    text = report.page.build(sources.committed(COMMITTED), [], OVERVIEW)
+    text = report.page.build(sources.committed(COMMITTED), [], COMMITTED)
     assert not re.findall(r"<t[dh][^>]*>\s*</t[dh]>", text.replace("<tr><td></td>", "<tr>"))
 
 
 def test_missing_cells_are_named(runs):
-    text = Page(report.page.build([committed("cellular_automata/cpu")], [], OVERVIEW)).text
+    text = Page(report.page.build([committed("cellular_automata/cpu")], [], COMMITTED)).text
     for words in (
         "not run: N = 3",
         "not run: N = 1, t = 32",

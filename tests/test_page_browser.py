@@ -67,7 +67,7 @@ def measure(text: str, directory: Path) -> dict[str, dict]:
 
 def test_the_page_fits_a_phone_and_a_desk_and_nothing_in_it_is_broken(tmp_path):
     found = sources.committed(COMMITTED)
-    text = page.build(found, sorted(COMMITTED.glob("aot/*.md")), COMMITTED / "overview.png")
+    text = page.build(found, sorted(COMMITTED.glob("aot/*.md")), COMMITTED)
     seen = measure(text, tmp_path)
     assert list(seen) == ["375", "1280"]
     for width, at in seen.items():

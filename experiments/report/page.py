@@ -1,10 +1,10 @@
-"""One self-contained page: all tasks at a glance, verdicts, ours beside theirs, every source."""
+"""One self-contained page: what N needs and gains, verdicts, ours beside theirs, all sources."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from experiments.report import claims, comparison, cost, overview
+from experiments.report import claims, comparison, cost, needs, overview
 from experiments.report.kinds import KINDS, kind_of
 from experiments.report.markup import (
     figure,
@@ -46,6 +46,7 @@ _MEANINGS = {
     Verdict.NOT_RUN: "no results file has the cells that the claim is about",
 }
 _PARTS = (
+    ("needs", "what each N needs"),
     ("overview", "all tasks at a glance"),
     ("contents", "contents"),
     ("comparison", "ours beside theirs"),
@@ -68,12 +69,12 @@ _METHOD = (
 )
 
 
-def build(sources: Sequence[Source], others: Sequence[Path], drawn: Path) -> str:
+def build(sources: Sequence[Source], others: Sequence[Path], figures: Path) -> str:
     """The page.
 
     Args:
       others: Markdown tables of measurements that are no results.json.
-      drawn: the figure of `overview.draw`.
+      figures: the directory of needs.png and overview.png.
     """
     # What has a report of its own comes first; unknown experiments follow by name.
     order = [*KINDS, COST, BENCH]
@@ -89,7 +90,8 @@ def build(sources: Sequence[Source], others: Sequence[Path], drawn: Path) -> str
     judged = [source for source in shown if not source.is_smoke]
     tables = comparison.comparisons(judged)
     main = [
-        _overview(shown, drawn),
+        _needs(shown, figures / "needs.png"),
+        _overview(shown, figures / "overview.png"),
         _verdicts(judged),
         _contents(tables, shown, others),
         _comparisons(tables),
@@ -126,6 +128,18 @@ def _head(sources: Sequence[Source]) -> str:
             f"{of[0]} committed results and {of[1]} run directories."
         ),
         tag("p", "Go to ", ", ".join(link(*one) for one in _PARTS), "."),
+    )
+
+
+def _needs(sources: Sequence[Source], drawn: Path) -> str:
+    found = needs.lines(sources)
+    title = "What each N needs to learn a depth"
+    return tag(
+        "section",
+        tag("h2", title, id="needs"),
+        paragraph(needs.NOTE),
+        figure(drawn, f"{title}: the training FLOPs of the table below, a panel a task and model"),
+        table(title, needs.header(found), needs.cells(found), titled=True) if found else "",
     )
 
 

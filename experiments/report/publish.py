@@ -1,8 +1,8 @@
-"""The page of all results and its overview, from run directories and committed results to files."""
+"""The page of all results and its first figures, from results of all kinds to files."""
 
 from pathlib import Path
 
-from experiments.report import files, overview, page, sources
+from experiments.report import files, needs, overview, page, sources
 
 
 def write(workdir: Path, committed: Path) -> tuple[list[sources.Source], Path]:
@@ -14,7 +14,9 @@ def write(workdir: Path, committed: Path) -> tuple[list[sources.Source], Path]:
     found = sources.runs(workdir) + sources.committed(committed)
     others = sorted(committed.glob("aot/*.md"))
     workdir.mkdir(parents=True, exist_ok=True)
-    at_a_glance = overview.lines(found)
-    files.write_text(workdir / "overview.md", overview.markdown(at_a_glance))
-    drawn = files.replace(workdir / "overview.png", lambda path: overview.draw(at_a_glance, path))
-    return found, files.write_text(workdir / "index.html", page.build(found, others, drawn))
+    needed, gained = needs.lines(found), overview.lines(found)
+    files.write_text(workdir / "needs.md", needs.markdown(needed))
+    files.replace(workdir / "needs.png", lambda path: needs.draw(needed, path))
+    files.write_text(workdir / "overview.md", overview.markdown(gained))
+    files.replace(workdir / "overview.png", lambda path: overview.draw(gained, path))
+    return found, files.write_text(workdir / "index.html", page.build(found, others, workdir))

@@ -1,0 +1,185 @@
+"""What each N needs to learn a depth: all tasks and sizes of model side by side.
+
+A line is one depth of one source of `EXP=cost_of_depth` or `cost_of_depth_depo`, on the test split,
+where N = 1 stands beside a larger N with seeds enough for an interval. Every N of it had the same
+FLOPs at most.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from experiments.report.depth_cost import DepthCost, by_depth, less, quote
+from experiments.report.sources import COMMITTED, Source
+from experiments.report.style import MARKERS, STYLE, colours, save
+from experiments.report.tables import markdown_table
+
+TASKS = {"cost_of_depth": "Rule 110", "cost_of_depth_depo": "Depo"}  # in the order of the lines
+_SEEDS = 3  # the fewest of a line
+_TARGET = 0.9  # of the presets; another one is not comparable, and left out
+NOTE = (
+    f"Training FLOPs, in 1e12, until {_TARGET:.0%} of the answers at that depth are right: "
+    "geometric means over seeds, 95 % intervals. “Less” and “more” than N = 1 takes: the two "
+    "intervals do not overlap. > is a lower limit: not every seed got there with the FLOPs that "
+    "each was allowed."
+)
+_HEIGHT, _PANEL, _AXIS = 2.3, 1.75, 0.5  # inches
+
+
+class Line(NamedTuple):
+    """One depth of one source, its groups by N ascending; `as_is`: a preset as it comes."""
+
+    task: str
+    blocks: int
+    depth: int
+    source: str
+    as_is: bool
+    groups: Mapping[int, DepthCost]
+
+    @property
+    def at(self) -> str:
+        return next(iter(self.groups.values()))["at"]
+
+    @property
+    def seeds(self) -> int:
+        return min(len(group["seeds"]) for group in self.groups.values())
+
+
+def lines(sources: Iterable[Source]) -> list[Line]:
+    """By task, blocks and depth; of one setting the presets as they come first."""
+    found = [
+        line
+        for source in sources
+        if source.experiment in TASKS and not source.is_smoke
+        for line in _of(source)
+    ]
+    names = list(TASKS.values())
+    return sorted(
+        found,
+        key=lambda line: (
+            names.index(line.task.partition(",")[0]),
+            line.task,
+            line.blocks,
+            line.depth,
+            not line.as_is,
+            -line.seeds,
+        ),
+    )
+
+
+def _of(source: Source) -> list[Line]:
+    if any(row["evaluation_split"] != "test" for row in source.rows):
+        return []
+    found = []
+    for depth, groups in by_depth(source.summary).items():
+        line = Line(
+            task=f"{TASKS[source.experiment]}, {groups[0]['size']}",
+            blocks=groups[0]["blocks"],
+            depth=depth,
+            source=source.name if source.origin == COMMITTED else source.label,
+            as_is=source.name.rpartition("/")[2] == source.results["preset"],
+            groups={group["passes"]: group for group in groups},
+        )
+        usual = groups[0]["target_accuracy"] == _TARGET
+        if usual and min(line.groups) == 1 < max(line.groups) and line.seeds >= _SEEDS:
+            found.append(line)
+    return found
+
+
+def passes(found: Iterable[Line]) -> list[int]:
+    """All N of the lines."""
+    return sorted({n for line in found for n in line.groups})
+
+
+def header(found: Sequence[Line]) -> list[str]:
+    """A column an N."""
+    return ["task", "blocks", "depth", *(f"N = {n}" for n in passes(found)), "seeds", "source"]
+
+
+def cells(found: Sequence[Line]) -> list[list[str]]:
+    """The table under `header`."""
+    every = passes(found)
+    return [
+        [
+            line.task,
+            str(line.blocks),
+            line.at,
+            *(_need(line, n) for n in every),
+            str(line.seeds),
+            line.source,
+        ]
+        for line in found
+    ]
+
+
+def _need(line: Line, n: int) -> str:
+    if n not in line.groups:
+        return "not run"
+    one, group = line.groups[1]["needed_flops"], line.groups[n]["needed_flops"]
+    word = " less" * less(group, one) + " more" * less(one, group)
+    return quote(line.groups[n], lambda flops: f"{flops / 1e12:.2f}") + word
+
+
+def markdown(found: Sequence[Line]) -> str:
+    """The table and what it says."""
+    return f"{table(found)}\n{NOTE}\n"
+
+
+def table(found: Sequence[Line]) -> str:
+    """`cells` in Markdown."""
+    return markdown_table(header(found), cells(found)) + "\n"
+
+
+def firsts(found: Iterable[Line]) -> dict[tuple[str, int], list[Line]]:
+    """For each task and number of blocks a line a depth, the first of those that there are."""
+    panels: dict[tuple[str, int], dict[int, Line]] = {}
+    for line in found:
+        panels.setdefault((line.task, line.blocks), {}).setdefault(line.depth, line)
+    return {setting: list(by_depth.values()) for setting, by_depth in panels.items()}
+
+
+def draw(found: Sequence[Line], path: Path) -> None:
+    """FLOPs to the target over depth, a panel a task and model, a line an N, on one scale."""
+    panels = firsts(found)
+    looks = {
+        n: {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markersize": 3.5}
+        for i, (n, colour) in enumerate(colours(passes(found)).items())
+    }
+    shares = [_AXIS + len(panel) for panel in panels.values()] or [1]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1,
+            len(shares),
+            sharey=True,
+            squeeze=False,
+            figsize=(_PANEL * max(len(shares), 2), _HEIGHT),
+            gridspec_kw={"width_ratios": shares},
+        )
+        axes[0, 0].set_ylabel("training FLOPs to the target")
+        for axis, ((task, blocks), panel) in zip(axes[0], panels.items(), strict=bool(panels)):
+            axis.set_title(f"{task}, {blocks} blocks")
+            _panel(axis, panel, looks)
+        handles = [Line2D([], [], linewidth=0.8, label=f"N = {n}", **looks[n]) for n in looks]
+        figure.legend(handles=handles, loc="outside upper center", ncols=max(len(handles), 1))
+        note = "geometric means, 95 % intervals over seeds; triangles: at least so much"
+        figure.supxlabel(note, fontsize=6)
+        save(figure, path)
+
+
+def _panel(axis: Axes, panel: Sequence[Line], looks: Mapping[int, Mapping[str, Any]]) -> None:
+    axis.set(yscale="log", xlabel=panel[0].at.partition(" ")[0])
+    axis.set_xticks([line.depth for line in panel])
+    axis.set_xlim(panel[0].depth - 0.5, panel[-1].depth + 0.5)
+    for place, (n, look) in enumerate(looks.items()):
+        groups = [(line.depth, line.groups[n]) for line in panel if n in line.groups]
+        x = [depth + 0.1 * (place - (len(looks) - 1) / 2) for depth, _ in groups]
+        means = [group["needed_flops"]["mean"] for _, group in groups]
+        axis.plot(x, means, color=look["color"], linewidth=0.8)
+        for at, mean, (_, group) in zip(x, means, groups, strict=True):
+            ends = [limit or mean for limit in group["needed_flops"]["ci95"]]
+            axis.plot([at, at], ends, color=look["color"], linewidth=1)
+            axis.plot(at, mean, **(look if all(group["reached"]) else {**look, "marker": "^"}))

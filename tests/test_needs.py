@@ -1,0 +1,84 @@
+"""What each N needs, side by side: lines by hand, and the committed table and figure."""
+
+from pathlib import Path
+
+import pytest
+from matplotlib import image
+
+from experiments.report import needs, sources
+from tests.test_cost_of_depth import took
+from tests.test_report_claims import source
+
+ROOT = Path(__file__).parent.parent
+COMMITTED = ROOT / "experiments" / "results"
+
+
+def of(rows, experiment="cost_of_depth", preset="made-up"):
+    return source(rows, experiment, preset=preset)
+
+
+def hops(rows):
+    """The same rows, of Depo."""
+    return [{**one, "max_hops": one["rollout_steps"], "nodes": 6} for one in rows]
+
+
+FEW = [*took([8, 8.1, 8.2]), *took([4, 4.1, 4.2], 2)]
+BOTH = [*FEW, *took([9, 9.1, 9.2], 4)]
+
+
+def test_a_line_has_every_n_of_a_depth_and_says_what_is_apart():
+    (line,) = found = needs.lines([of(BOTH)])
+    assert needs.header(found)[3:6] == ["N = 1", "N = 2", "N = 4"]
+    ((task, blocks, depth, one, two, four, seeds, name),) = needs.cells(found)
+    assert (task, blocks, depth, seeds) == ("Rule 110, W = 12", "2", "t = 2", "3")
+    assert one.startswith("0.01 [") and one.endswith("]") and name == "run: cost_of_depth/made-up"
+    assert two.endswith("] less") and four.endswith("] more")
+    assert line.as_is and not needs.lines([of(BOTH, preset="cpu")])[0].as_is
+
+
+def test_lines_go_by_task_blocks_and_depth_and_presets_come_first():
+    deep = [{**one, "blocks": 4} for one in BOTH]
+    shallow = [{**one, "rollout_steps": 1} for one in FEW]
+    given = [of(hops(FEW), "cost_of_depth_depo"), of(deep), of(BOTH, preset="cpu"), of(FEW)]
+    found = needs.lines([*given, of(shallow)])
+    assert [(line.task, line.blocks, line.at) for line in found] == [
+        ("Rule 110, W = 12", 2, "t = 1"),
+        ("Rule 110, W = 12", 2, "t = 2"),
+        ("Rule 110, W = 12", 2, "t = 2"),
+        ("Rule 110, W = 12", 4, "t = 2"),
+        ("Depo, 6 nodes", 2, "k = 2"),
+    ]
+    assert [sorted(line.groups) for line in found[1:3]] == [[1, 2], [1, 2, 4]]
+    panels = needs.firsts(found)
+    assert [line.depth for line in panels["Rule 110, W = 12", 2]] == [1, 2] and len(panels) == 3
+    assert [cells[5] for cells in needs.cells(found)][0] == "not run"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        took([8, 8.1, 8.2]),  # nothing beside N = 1
+        [*took([4, 4.1, 4.2], 2), *took([8, 8.1, 8.2], 4)],  # N = 1 is not there
+        [*took([8, 8.1]), *took([4, 4.1], 2)],  # too few seeds
+        [{**one, "evaluation_split": "validation"} for one in BOTH],
+        [{**one, "target_accuracy": 0.5} for one in BOTH],
+    ],
+)
+def test_what_cannot_be_compared_has_no_line(rows, tmp_path):
+    assert needs.lines([of(rows)]) == []
+    needs.draw([], tmp_path / "needs.png")
+    assert (tmp_path / "needs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_limit_is_marked_and_neither_less_nor_more():
+    rows = [*took([90, 91, 92], reached=False), *took([94, 95, 96], 2, reached=False)]
+    ((*_, one, two, _, _),) = needs.cells(needs.lines([of(rows)]))
+    assert one.startswith("> 0.09 [") and two.endswith("open]")
+
+
+def test_the_committed_table_is_that_of_the_committed_results(tmp_path):
+    found = needs.lines(sources.committed(COMMITTED))
+    assert (COMMITTED / "needs.md").read_text() == needs.markdown(found)
+    needs.draw(found, tmp_path / "needs.png")
+    drawn, kept = (image.imread(at / "needs.png") for at in (tmp_path, COMMITTED))
+    assert drawn.shape == kept.shape
