@@ -23,12 +23,8 @@ def cpu() -> Preset:
 
 def four_blocks() -> Preset:
     """The same with twice the blocks, the pattern of the paper's Rule 110 model."""
-    return to_learn(
-        until_learned.twice_the_blocks(depo.cpu(), muon_learning_rate=1e-2),
-        {2: (0, 1, 2)},
-        tokens=2_000_000,
-        **WATCHED,
-    )
+    preset = until_learned.twice_the_blocks(depo.cpu())
+    return to_learn(preset, {2: (0, 1, 2)}, tokens=2_000_000, **WATCHED)
 
 
 def smoke() -> Preset:
