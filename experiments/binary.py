@@ -259,17 +259,18 @@ def main(experiment: Experiment) -> int:
         profile_steps,
     )
     code = sweep.run(planned, directory, jobs, options)
-    if code:
+    if code == cli.STOPPED:
         log.info("what is finished is kept in %s; the same command goes on from there", directory)
+    if code == cli.STOPPED or not processes.is_first():
         return code
-    if not processes.is_first():
-        return 0
     cli.set_up_logging()
     written = rebuild(directory)
     print((directory / "table.md").read_text())
     for path in written:
         log.info("wrote %s", path)
-    return 0
+    if code:
+        log.info("not every run got to its end (above); the same command tries those again")
+    return code
 
 
 def _profile_steps(longest: int) -> tuple[int, int] | None:
@@ -278,7 +279,7 @@ def _profile_steps(longest: int) -> tuple[int, int] | None:
     steps = _PROFILE_STEPS.value
     if (
         len(steps) != 2
-        or not all(step.isdigit() for step in steps)
+        or not all(step.isdecimal() for step in steps)
         or (not 1 <= int(steps[0]) <= int(steps[1]) <= longest)
     ):
         raise UserError(

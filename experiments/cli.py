@@ -15,6 +15,7 @@ from absl import flags
 from sleep_jax.errors import UserError
 
 STOPPED = 128 + signal.SIGTERM
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _UNREAD = 128 + 13  # SIGPIPE, which not every system has
 
 
@@ -73,7 +74,7 @@ def parse_numbers(name: str, values: Sequence[str], low: int, meaning: str) -> t
     """
     numbers = []
     for value in values:
-        if not value.isdigit() or int(value) < low:
+        if not value.isdecimal() or int(value) < low:
             raise UserError(f"--{name}={value} is not possible; allowed: {meaning} >= {low}")
         numbers.append(int(value))
     if len(set(numbers)) != len(numbers):
@@ -87,8 +88,9 @@ class StopSignal:
     def __init__(self, parent: int | None = None):
         self._asked = False
         self._parent = parent
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._ask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # what a launcher held back
 
     def _ask(self, number: int, frame: object) -> None:
         self._asked = True

@@ -53,7 +53,7 @@ def start() -> int:
         return 1
     if coordinator != "auto":
         _, colon, port = coordinator.rpartition(":")
-        if not colon or not port.isdigit():
+        if not colon or not port.isdecimal():
             raise UserError(
                 f"--coordinator={coordinator} is not possible; allowed: host:port, or auto"
             )

@@ -16,7 +16,7 @@ import multiprocessing as mp
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any
 import jax
 
 from experiments.cells import Cell
-from experiments.cli import STOPPED, StopSignal, set_up_logging
+from experiments.cli import STOP_SIGNALS, STOPPED, StopSignal, set_up_logging
 from sleep_jax import claims, distributed, processes, records
 from sleep_jax.config import ModelConfig, SleepConfig, to_dict
 from sleep_jax.distributed import MeshConfig
@@ -73,7 +73,11 @@ class Options:
 
 
 def run(cells: Sequence[Cell], directory: Path, jobs: int, options: Options) -> int:
-    """Runs what is not finished and nobody else is at; returns 0, `FAILED`, `STOPPED` or 2."""
+    """Runs what is not finished and nobody else is at; returns 0, `FAILED`, `STOPPED` or 2.
+
+    A cell that fails leaves the others their turn, unless several processes share them: then only
+    one of these may know of it.
+    """
     _use_compilation_cache(directory, options)
     # Of several processes JAX's distributed service hears the signal, and tells the others.
     stop = StopSignal() if jax.process_count() == 1 else lambda: False
@@ -82,8 +86,7 @@ def run(cells: Sequence[Cell], directory: Path, jobs: int, options: Options) -> 
     while todo:
         in_order, at_a_time = _in_order(todo), min(jobs, len(todo))
         if at_a_time == 1:
-            codes = (_run_cell(cell, directory, options, stop) for cell in in_order)
-            code = next(filter(None, codes), 0)
+            code = _one_by_one(in_order, lambda cell: _run_cell(cell, directory, options, stop))
         else:
             code = _run_in_workers(in_order, directory, at_a_time, options, stop)
         if code:
@@ -95,6 +98,17 @@ def run(cells: Sequence[Cell], directory: Path, jobs: int, options: Options) -> 
             break
         todo = left
     return 0
+
+
+def _one_by_one(cells: Iterable[Cell], run_cell: Callable[[Cell], int]) -> int:
+    """Runs the cells until asked to stop; the first code that is not 0, or `STOPPED`."""
+    code = 0
+    for cell in cells:
+        found = run_cell(cell)
+        code = code or found
+        if found == STOPPED or (found and jax.process_count() > 1):
+            return found
+    return code
 
 
 def _unfinished(cells: Sequence[Cell], directory: Path) -> list[Cell]:
@@ -198,25 +212,35 @@ def _run_in_workers(
         core = cores[index % len(cores)] if cores else None
         arguments = (todo, taken, directory, options, os.getpid(), core)
         workers.append(context.Process(target=_worker, args=arguments, daemon=False))
-    for worker in workers:
-        worker.start()
+    _start(workers)
     return _wait_for(workers, stop)
 
 
+def _start(workers: Iterable[BaseProcess]) -> None:
+    """A signal to one that is still importing waits for its StopSignal, which lets it through."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        for worker in workers:
+            worker.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
 def _wait_for(workers: Sequence[BaseProcess], stop: Callable[[], bool]) -> int:
-    """Waits for all workers; when one fails or this process is asked to stop, stops the others."""
-    code, running, told = 0, list(workers), False
+    """Waits for all workers; when one or this process is asked to stop, stops the others."""
+    running, told, stopped = list(workers), False, False
     while running:
         wait([worker.sentinel for worker in running], timeout=0.5)
-        for worker in running:
-            if worker.exitcode:
-                code = code or (worker.exitcode if worker.exitcode > 0 else FAILED)
         running = [worker for worker in running if worker.exitcode is None]
-        if (stop() or code) and not told:
+        stopped = stop() or any(worker.exitcode == STOPPED for worker in workers)
+        if stopped and not told:
             told = True
             for worker in running:
                 os.kill(worker.pid or 0, signal.SIGTERM)
-    return code or (STOPPED if stop() else 0)
+    if stopped:
+        return STOPPED
+    codes = (worker.exitcode or 0 for worker in workers)
+    return next((code if code > 0 else FAILED for code in codes if code), 0)
 
 
 def _worker(
@@ -231,10 +255,12 @@ def _worker(
         os.sched_setaffinity(0, {core})
     _use_compilation_cache(directory, options)
     stop = StopSignal(parent)
-    while (cell := _next(todo, taken)) is not None:
-        code = STOPPED if stop() else _run_cell(cell, directory, options, stop)
-        if code:
-            sys.exit(code)
+    cells = iter(lambda: _next(todo, taken), None)
+    sys.exit(
+        _one_by_one(
+            cells, lambda cell: STOPPED if stop() else _run_cell(cell, directory, options, stop)
+        )
+    )
 
 
 def _next(todo: Sequence[Cell], taken: Any) -> Cell | None:

@@ -284,7 +284,7 @@ class TrainConfig:
             self.accumulate,
             f"a divisor of train.batch_size={self.batch_size}",
         )
-        require(self.seed >= 0, "train.seed", self.seed, ">= 0")
+        require(0 <= self.seed < 2**31, "train.seed", self.seed, "0 to 2^31 - 1")
         target = self.target_accuracy
         require(0 <= target <= 1, "train.target_accuracy", target, "a share of the answers, 0 to 1")
         split = self.evaluation_split

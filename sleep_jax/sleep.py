@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sleep_jax import distributed
 from sleep_jax.config import ModelConfig, SleepConfig
 from sleep_jax.model import decoder
 from sleep_jax.model.decoder import Parameters, State
@@ -154,9 +155,9 @@ def sleep_until(
 
 
 def _norms(fast: State) -> jax.Array:
-    """Euclidean norm over everything but the batch, `[B]`."""
+    """Euclidean norm over everything but the batch, `[B]`, of the heads of all shards."""
     squares = (jnp.sum(jnp.square(x), range(1, x.ndim)) for x in jax.tree.leaves(fast))
-    return jnp.sqrt(functools.reduce(jnp.add, squares))
+    return jnp.sqrt(distributed.leave(functools.reduce(jnp.add, squares)))
 
 
 def read(model: Model, windows: jax.Array, state: State, config: SleepConfig) -> State:

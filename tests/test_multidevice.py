@@ -134,7 +134,8 @@ def test_micro_batches_make_the_same_update():
     assert_same(parts, reference(), 1e-6)
 
 
-def test_evaluation_is_that_of_one_device():
+@pytest.mark.parametrize("threshold", [None, 0.45])
+def test_evaluation_is_that_of_one_device(threshold):
     program = Program.of(CONFIG, "cpu")
     sequences = evaluation.evaluation_sequences(CONFIG, 20)
     one_device = distributed.make_mesh(devices=jax.devices()[:1])
@@ -142,10 +143,11 @@ def test_evaluation_is_that_of_one_device():
     for mesh in (one_device, mesh_of((2, 2, 2))):
         shardings = step.state_shardings(program, mesh).params
         params = jax.device_put(initial_state(CONFIG).params, shardings)
-        found.append(evaluation.evaluate(program, mesh, params, sequences, 8))
+        found.append(evaluation.evaluate(program, mesh, params, sequences, 8, 3, threshold))
     assert found[0].keys() == found[1].keys()
     np.testing.assert_allclose(found[1]["loss"], found[0]["loss"], rtol=1e-5)
     assert found[1]["exact_accuracy"] == found[0]["exact_accuracy"]
+    assert found[1].get("mean_passes") == found[0].get("mean_passes")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from sleep_jax.errors import UserError
 from sleep_jax.flops import training_flops_per_step
 from sleep_jax.training import evaluation, loop
 from sleep_jax.training import step as training_step
+from sleep_jax.training.checkpoint import Checkpoints
 from sleep_jax.training.goodput import CAUSES, Goodput
 from sleep_jax.training.step import Program
 from tests import tiny
@@ -241,6 +242,26 @@ def test_a_damaged_newest_checkpoint_is_skipped_by_name(finished, tmp_path, capl
     assert_trees_all_equal(state_at(run, 12), state_at(directory, 12))
 
 
+def test_a_step_saved_again_is_not_held_to_the_digest_of_its_damaged_checkpoint(tmp_path):
+    def restored():
+        checkpoints = Checkpoints(tmp_path, every=1, keep=9)
+        found = checkpoints.restore(jax.eval_shape(lambda: {"x": jnp.zeros(99)}))
+        return checkpoints, found and found[0]
+
+    for attempt in range(2):
+        checkpoints, found = restored()
+        assert found == (1 if attempt else None)
+        for step in range(1 + attempt, 3):
+            checkpoints.save(step, {"x": jnp.full(99, attempt)}, {})
+        checkpoints.close()
+        damage_truncate(tmp_path / "2")
+    checkpoints, found = restored()
+    assert found == 1 and (tmp_path / "damaged-2").exists() and (tmp_path / "damaged-2-2").exists()
+    checkpoints.save(2, {"x": jnp.ones(99)}, {})
+    checkpoints._manager.close()  # killed before the digest was written
+    assert restored()[1] == 2
+
+
 def test_all_checkpoints_damaged_is_an_error_that_keeps_them(tmp_path):
     config = tiny.run_config()
     with pytest.raises(loop.Interrupted):
@@ -248,9 +269,11 @@ def test_all_checkpoints_damaged_is_an_error_that_keeps_them(tmp_path):
     saved = [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
     for checkpoint in saved:
         damage_truncate(checkpoint)
-    with pytest.raises(UserError, match="every checkpoint .* is damaged"):
-        train(config, tmp_path / "run")
-    assert len(list((tmp_path / "run" / "checkpoints").glob("damaged-*"))) == len(saved)
+    for _ in range(2):  # and again: to start from nothing is for the user to say
+        with pytest.raises(UserError, match="every checkpoint .* is damaged"):
+            train(config, tmp_path / "run")
+    kept = [p for p in (tmp_path / "run" / "checkpoints").glob("damaged-*") if p.is_dir()]
+    assert len(kept) == len(saved)
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):

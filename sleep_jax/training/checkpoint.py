@@ -1,6 +1,7 @@
 """Checkpoints of a run: saved whole or not at all, checked when read, never trusted blindly."""
 
 import hashlib
+import itertools
 import json
 import logging
 from pathlib import Path
@@ -66,7 +67,7 @@ class Checkpoints:
           abstract_state: `jax.ShapeDtypeStruct`s with shardings.
 
         Raises:
-          UserError: there are checkpoints, and every one is damaged.
+          UserError: there are checkpoints, and every one is damaged, now or as found before.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
@@ -88,13 +89,12 @@ class Checkpoints:
                 if restored is not None and not reason:
                     return step, restored["state"], restored["progress"]
             path = self._directory / str(step)
-            aside = path.with_name(f"damaged-{step}")
             log.warning("checkpoint %s is damaged (%s); going on from the one before", path, reason)
             if processes.is_first():
-                path.rename(aside)
+                _set_aside(path)
             processes.agree("")  # it is aside now
             self._manager.reload()
-        if steps:
+        if steps or any(self._directory.glob("damaged-*")):
             raise UserError(
                 f"--workdir: every checkpoint in {self._directory} is damaged (kept there as "
                 "damaged-<step>); allowed: delete that directory to start the run again"
@@ -132,6 +132,18 @@ class Checkpoints:
         actual = _digest(path)
         changed = sorted(n for n in expected if actual.get(n) != expected[n])
         return f"{changed[0]} is missing or not what was written" if changed else ""
+
+
+def _set_aside(path: Path) -> None:
+    """Renames a checkpoint and its digest, which its successor at that step must not be held to."""
+    aside = path.with_name(f"damaged-{path.name}")
+    for again in itertools.count(2):
+        if not aside.exists():
+            break
+        aside = path.with_name(f"damaged-{path.name}-{again}")
+    path.rename(aside)
+    if _digest_path(path).exists():
+        _digest_path(path).rename(_digest_path(aside))
 
 
 def _digest_path(path: Path) -> Path:
