@@ -207,7 +207,7 @@ BAD = [
     (["--passes=0"], "--passes=0 is not possible; allowed: whole numbers N >= 1"),
     (["--passes=1,x"], "--passes=x is not possible"),
     (["--passes=²"], "--passes=² is not possible"),  # a digit that is no number
-    (["--seeds=3000000000"], "train.seed=3000000000: must be 0 to 2^31 - 1"),
+    (["--seeds=3000000000"], "train.seed=3000000000 is not possible; allowed: 0 to 2^31"),
     (["--rollout_steps=-1"], "--rollout_steps=-1 is not possible"),
     (["--match=luck"], "--match=luck is not possible; allowed: flops, or some of tokens, blocks"),
     (["--match=flops", "--passes=1"], "needs a larger N to match; allowed: an N > 1 in --passes"),

@@ -159,8 +159,7 @@ def test_cost_of_depth_by_blocks_and_by_other_seeds():
         assert depth_cost.quote(group) in text.replace("\n", " ")
     again = committed("cost_of_depth/seeds_0_to_2").summary
     ratios = [
-        f"{depth_cost.ratio(one, two)['mean']:.1f}"
-        for one, two, *_ in depth_cost.by_depth(again).values()
+        f"{depth_cost.ratio(one, two)['mean']:.1f}" for one, two, *_ in depth_cost.compared(again)
     ]
     assert f"have {ratios[0]}, {ratios[1]} and {ratios[2]} times" in text.replace("\n", " ")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.report.depth_cost import DepthCost, by_depth, less, name, quote, ratio
+from experiments.report.depth_cost import DepthCost, compared, less, name, quote, ratio, setting
 from experiments.report.groups import short
 from experiments.report.sources import Source
 from experiments.report.verdicts import Claim, Finding, Verdict, not_run
@@ -13,27 +13,34 @@ _HOW = "EXP=cost_of_depth or cost_of_depth_depo"
 _APART = "intervals apart"
 
 
-def _pairs(source: Source, larger: int = 0) -> list[tuple[DepthCost, DepthCost]]:
-    """N = 1 and of the larger N one, 0 the smallest, where both have seeds for an interval."""
-    found = []
-    for groups in by_depth(source.summary).values():
-        one, others = groups[0], groups[1:]
-        if one["passes"] != 1 or not others:
-            continue
-        pair = one, others[larger]
-        if min(len(group["seeds"]) for group in pair) > 1:
-            found.append(pair)
-    return found
+def _pairs(source: Source, largest: bool = False) -> list[tuple[DepthCost, DepthCost]]:
+    """N = 1 and one larger N, the same at every depth, where both have seeds for an interval.
+
+    Of the setting with most depths. The larger N is the smallest there is, or the largest if there
+    are several.
+    """
+    settings: dict[object, list[list[DepthCost]]] = {}
+    for groups in compared(source.summary):
+        tested = [group for group in groups if len(group["seeds"]) > 1]
+        if len(tested) > 1 and tested[0]["passes"] == 1:
+            settings.setdefault(setting(groups[0]), []).append(tested)
+    chosen = max(settings.values(), key=len, default=[])
+    larger = sorted({group["passes"] for groups in chosen for group in groups[1:]})
+    if not larger or (largest and len(larger) < 2):
+        return []
+    n = larger[-1] if largest else larger[0]
+    return [(groups[0], group) for groups in chosen for group in groups if group["passes"] == n]
 
 
-def _scale(pairs: Sequence[tuple[DepthCost, DepthCost]]) -> str:
+def _scale(source: Source, pairs: Sequence[tuple[DepthCost, DepthCost]]) -> str:
     depths = ", ".join(one["at"] for one, _ in pairs)
     one = pairs[0][0]
     seeds = min(len(group["seeds"]) for pair in pairs for group in pair)
+    splits = " and ".join(sorted({row["evaluation_split"] for row in source.rows}))
     return (
-        f"{depths}, {one['size']}, {one['blocks']} blocks, "
-        f"{short(one['parameters'])} parameters, at most {scientific(one['budget_flops'])} FLOPs a "
-        f"run, {seeds} seeds or more"
+        f"{depths}, {one['size']}, {one['blocks']} blocks, {short(one['parameters'])} parameters, "
+        f"to {one['target_accuracy']:g} with at most {scientific(one['budget_flops'])} FLOPs a "
+        f"run, {splits} split, {seeds} seeds or more"
     )
 
 
@@ -44,7 +51,7 @@ def few_passes(source: Source) -> Finding:
 
 def many_passes(source: Source) -> Finding:
     """At some depth the largest N takes more than N = 1, and at none less."""
-    return _compared(source, _pairs(source, -1), cheaper=0)
+    return _compared(source, _pairs(source, largest=True), cheaper=0)
 
 
 def _compared(
@@ -61,7 +68,7 @@ def _compared(
         for (one, more), *apart in zip(pairs, true, wrong, strict=True)
     )
     verdict = Verdict.SHOWN if any(true) and not any(wrong) else Verdict.NOT_SHOWN
-    return Finding(verdict, said, _scale(pairs))
+    return Finding(verdict, said, _scale(source, pairs))
 
 
 def _need(group: DepthCost) -> str:
@@ -74,13 +81,15 @@ def _words(true: bool, wrong: bool) -> str:
 
 def falls_behind(source: Source) -> Finding:
     """The FLOPs of N = 1 over those of the smallest N > 1, at the least depth and the greatest."""
-    pairs = _pairs(source)
+    pairs = [pair for pair in _pairs(source) if all(all(group["reached"]) for group in pair)]
     if len(pairs) < 2:
-        return not_run("N = 1 and a larger N at two depths, two seeds each")
+        return not_run("N = 1 and a larger N, two seeds each, that all learned two depths")
     first, last = (ratio(one, few) for one, few in (pairs[0], pairs[-1]))
-    said = "; ".join(f"{one['at']}: {ratio(one, few)['mean']:.2f} times" for one, few in pairs)
+    said = "; ".join(
+        f"{one['at']}: {ratio(one, few)['mean']:.2f} times {name(few)}" for one, few in pairs
+    )
     verdict = Verdict.SHOWN if less(first, last) else Verdict.NOT_SHOWN
-    return Finding(verdict, said, _scale(pairs))
+    return Finding(verdict, said, _scale(source, pairs))
 
 
 CLAIMS = ()

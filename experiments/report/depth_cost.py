@@ -1,26 +1,23 @@
 """The report of what each N takes to learn a depth: training FLOPs until the target was reached.
 
-FLOPs are compared as logarithms, so means are geometric. A run that spent its budget in vain took
-more than that: the budget stands in for it, the mean is then a lower limit and the interval open
-above.
+FLOPs are compared as logarithms, so means are geometric. A run is only seen at its evaluations, so
+an interval begins where it would if every seed had got there right after the evaluation before. A
+run that spent its budget in vain took more than that: the budget stands in for it, the mean is then
+a lower limit, and there is no interval.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-
+from experiments.report.files import ReportError
 from experiments.report.groups import short
-from experiments.report.style import MARKERS, STYLE, colours, save
 from experiments.report.summary import Row, check_scores, group_rows, mean, student_t_half
-from experiments.report.words import TRAINED_ON, scientific, series_name
+from experiments.report.words import PLAIN, TRAINED_ON, scientific, series_name
 
 _KEY = ("update_rule", "match", "regime", "passes")
 _SAME = ("budget_flops", "parameters", "blocks", "target_accuracy")
-_ON_TOKENS = ("tokens", "flops")  # the largest N, and those that may spend its FLOPs
+ON_TOKENS = ("tokens", "flops")  # the largest N, and those that may spend its FLOPs
 HEADER = (
     "depth",
     "N",
@@ -35,11 +32,14 @@ HEADER = (
     "seconds per run",
 )
 INTERVALS = (
-    "Student t over the logarithms of seeds, so means are geometric; where a seed did not reach "
-    "the target, what it was allowed stands in for it, marked >, and the interval is open above; "
-    "there is none of one seed"
+    "Student t over the logarithms of seeds, so means are geometric, and longer below by the way "
+    "back to the evaluation before, at which the target was not reached; where a seed did not "
+    "reach it at all, what it was allowed stands in for it, marked >, and there is no interval, "
+    "nor is there one of one seed"
 )
-_WIDTH = 7.0  # inches, both columns
+_COUNTS = ("train_flops", "train_tokens")
+_SAME_BUDGET = 0.05  # matched runs end at a whole step, and have whole blocks
+_USUAL_RULE = "gated_delta"
 
 
 class Task(NamedTuple):
@@ -57,16 +57,17 @@ DEPO = Task("max_hops", "nodes", "k = {}", "{} nodes", "hops k")
 
 
 class Need(TypedDict):
-    """A geometric mean over seeds with its 95% interval; None where that is open."""
+    """A geometric mean over seeds with its 95% interval; None where there is none."""
 
     mean: float
-    ci95: list[float | None]
+    ci95: list[float] | None
 
 
 class DepthCost(TypedDict):
     """All seeds of one N at one depth. `flops` are by seed, until it was `reached` or spent.
 
-    `at` and `size` say in words which depth of which setting it is.
+    `flops_before` are those of the last evaluation before that. `at` and `size` say in words which
+    depth of which setting it is.
     """
 
     model: str
@@ -86,7 +87,9 @@ class DepthCost(TypedDict):
     seeds: list[int]
     reached: list[bool]
     flops: list[int]
+    flops_before: list[int]
     tokens: list[int]
+    tokens_before: list[int]
     needed_flops: Need
     needed_tokens: Need
 
@@ -103,7 +106,9 @@ def summarise(task: Task, rows: Iterable[Row]) -> list[DepthCost]:
 def _group(task: Task, rows: list[Row]) -> DepthCost:
     first = rows[0]
     reached = [row["reached"] for row in rows]
-    flops, tokens = ([row[name] for row in rows] for name in ("train_flops", "train_tokens"))
+    flops, tokens = ([row[name] for row in rows] for name in _COUNTS)
+    before = [_before(row) for row in rows]
+    flops_before, tokens_before = ([one[name] for one in before] for name in _COUNTS)
     return {
         "model": first["model"],
         "update_rule": first["update_rule"],
@@ -122,49 +127,48 @@ def _group(task: Task, rows: list[Row]) -> DepthCost:
         "seeds": [row["seed"] for row in rows],
         "reached": reached,
         "flops": flops,
+        "flops_before": flops_before,
         "tokens": tokens,
-        "needed_flops": need(flops, reached),
-        "needed_tokens": need(tokens, reached),
+        "tokens_before": tokens_before,
+        "needed_flops": need(flops, flops_before, reached),
+        "needed_tokens": need(tokens, tokens_before, reached),
     }
 
 
-def need(counts: Sequence[int], reached: Sequence[bool]) -> Need:
-    """Of what each seed took."""
-    logs = [math.log(count) for count in counts]
-    centre = mean(logs)
-    ci95: list[float | None] = [None, None]
-    if len(logs) > 1:
-        half = student_t_half(logs)
-        ci95 = [math.exp(centre - half), math.exp(centre + half) if all(reached) else None]
-    return {"mean": math.exp(centre), "ci95": ci95}
+def _before(row: Row) -> Row:
+    """The evaluation before the last one; if there is none, the run as a whole."""
+    return row["curve"][-2] if len(row["curve"]) > 1 else row
+
+
+def need(counts: Sequence[int], before: Sequence[int], reached: Sequence[bool]) -> Need:
+    """Of what each seed took, and had taken at the evaluation before."""
+    logs, least = ([math.log(count) for count in some] for some in (counts, before))
+    ci95 = None
+    if len(logs) > 1 and all(reached):
+        low, high = mean(least) - student_t_half(least), mean(logs) + student_t_half(logs)
+        ci95 = [math.exp(low), math.exp(high)]
+    return {"mean": math.exp(mean(logs)), "ci95": ci95}
 
 
 def less(first: Need, second: Need) -> bool:
     """Whether the first is less, intervals apart."""
-    (_, high), (low, _) = first["ci95"], second["ci95"]
-    return high is not None and low is not None and high < low
+    if first["ci95"] is None or second["ci95"] is None:
+        return False
+    return first["ci95"][1] < second["ci95"][0]
 
 
 def ratio(first: DepthCost, second: DepthCost) -> Need:
     """FLOPs of the first over those of the second, the interval made of both (MOVER, of logs)."""
     one, two = first["needed_flops"], second["needed_flops"]
-    centre = one["mean"] / two["mean"]
-    return {
-        "mean": centre,
-        "ci95": [
-            _limit(centre, (one["mean"], one["ci95"][0]), (two["mean"], two["ci95"][1]), -1),
-            _limit(centre, (one["mean"], one["ci95"][1]), (two["mean"], two["ci95"][0]), 1),
-        ],
-    }
-
-
-def _limit(
-    centre: float, one: tuple[float, float | None], two: tuple[float, float | None], sign: int
-) -> float | None:
-    if one[1] is None or two[1] is None:
-        return None
-    away = math.hypot(math.log(one[0] / one[1]), math.log(two[0] / two[1]))
-    return centre * math.exp(sign * away)
+    centre, ci95 = one["mean"] / two["mean"], None
+    if one["ci95"] and two["ci95"]:
+        (below, above), (other_below, other_above) = (
+            [abs(math.log(limit / need["mean"])) for limit in need["ci95"] or ()]
+            for need in (one, two)
+        )
+        low, high = math.hypot(below, other_above), math.hypot(above, other_below)
+        ci95 = [centre * math.exp(-low), centre * math.exp(high)]
+    return {"mean": centre, "ci95": ci95}
 
 
 def _order(group: DepthCost) -> tuple[Any, ...]:
@@ -173,31 +177,61 @@ def _order(group: DepthCost) -> tuple[Any, ...]:
         group["size"],
         group["update_rule"],
         group["regime"],
-        0 if group["match"] in _ON_TOKENS else list(TRAINED_ON).index(group["match"]),
+        0 if group["match"] in ON_TOKENS else list(TRAINED_ON).index(group["match"]),
         group["passes"],
     )
 
 
-def by_depth(summary: Iterable[DepthCost]) -> dict[int, list[DepthCost]]:
-    """The N of each depth that spent on tokens alone, ascending."""
-    found: dict[int, list[DepthCost]] = {}
-    for group in summary:
-        if group["match"] in _ON_TOKENS:
-            found.setdefault(group["depth"], []).append(group)
-    return {
-        depth: sorted(found[depth], key=lambda group: group["passes"]) for depth in sorted(found)
-    }
+def compared(summary: Iterable[DepthCost]) -> list[list[DepthCost]]:
+    """What can be compared: the N of one setting and depth that spent one budget on tokens alone.
+
+    Ascending, by setting, depth and budget.
+
+    Raises:
+      ReportError: an N is there twice.
+    """
+    found: dict[tuple[Any, ...], list[DepthCost]] = {}
+    chosen = [group for group in summary if group["match"] in ON_TOKENS]
+    for group in sorted(chosen, key=lambda group: group["budget_flops"]):
+        budgets = (key for key in found if key[:-1] == setting(group) + (group["depth"],))
+        near = (key for key in budgets if group["budget_flops"] <= key[-1] * (1 + _SAME_BUDGET))
+        key = next(near, (*setting(group), group["depth"], group["budget_flops"]))
+        found.setdefault(key, []).append(group)
+    for groups in found.values():
+        groups.sort(key=lambda group: group["passes"])
+        for one, other in zip(groups, groups[1:], strict=False):
+            if one["passes"] == other["passes"]:
+                raise ReportError(f"{name(one)} is there twice at {one['at']}, {one['size']}")
+    return [found[key] for key in sorted(found)]
+
+
+def setting(group: DepthCost) -> tuple[str, str, str]:
+    """What stays as it is where only depth and N are compared."""
+    return group["update_rule"], group["regime"], group["size"]
 
 
 def name(group: DepthCost) -> str:
-    """`N = 1`, and what else it spent FLOPs on."""
-    return f"N = {group['passes']}" if group["match"] == "flops" else series_name(group)
+    """`N = 1`, what else it spent FLOPs on, and how it departs from the usual."""
+    usual = f"N = {group['passes']}" if group["match"] == "flops" else series_name(group)
+    rule, regime = group["update_rule"], group["regime"]
+    departs = [rule.replace("_", " ")] * (rule != _USUAL_RULE) + [regime] * (regime != PLAIN)
+    return ", ".join([usual, *departs])
 
 
 def lines(summary: Sequence[DepthCost]) -> list[list[str]]:
     """The lines of the table under `HEADER`."""
-    one = {depth: at[0] for depth, at in by_depth(summary).items() if at[0]["passes"] == 1}
-    return [_line(group, one.get(group["depth"])) for group in sorted(summary, key=_order)]
+    sets = compared(summary)
+    return [_line(group, _one_pass(group, sets)) for group in sorted(summary, key=_order)]
+
+
+def _one_pass(group: DepthCost, sets: Sequence[Sequence[DepthCost]]) -> DepthCost | None:
+    """N = 1 of its setting and depth that had the same budget, or None."""
+    for one, *_ in sets:
+        same = setting(one) == setting(group) and one["depth"] == group["depth"]
+        spent = abs(group["budget_flops"] / one["budget_flops"] - 1) <= _SAME_BUDGET
+        if one["passes"] == 1 and same and spent:
+            return one
+    return None
 
 
 def _line(group: DepthCost, one: DepthCost | None) -> list[str]:
@@ -237,33 +271,55 @@ def _times(one: DepthCost | None, group: DepthCost) -> str:
     if one is group:
         return "1"
     solved = all(one["reached"]), all(group["reached"])
+    if solved == (False, False):
+        return "not known"
     sign = {(True, False): "< ", (False, True): "> "}.get(solved, "")
     return sign + _bracketed(ratio(one, group), lambda value: f"{value:.2f}")
 
 
 def _bracketed(needed: Need, text: Callable[[float], str]) -> str:
-    low, high = needed["ci95"]
-    if low is None and high is None:
+    if needed["ci95"] is None:
         return text(needed["mean"])
-    limits = "-" if low is None else text(low), "open" if high is None else text(high)
-    return f"{text(needed['mean'])} [{', '.join(limits)}]"
+    return f"{text(needed['mean'])} [{', '.join(map(text, needed['ci95']))}]"
 
 
 def conclude(summary: Sequence[DepthCost]) -> str:
     """What each N took at each depth, which took least, and how that grows."""
-    depths = by_depth(summary)
-    if not depths:
+    sets = compared(summary)
+    if not sets:
         return "Nothing can be compared yet: no run has finished."
     target = summary[0]["target_accuracy"]
-    said = [f"at {groups[0]['at']} {_at(groups)}" for groups in depths.values()]
-    grown = [_growth(depths, n) for n in sorted({g["passes"] for g in summary})]
+    said = [f"at {where} {_at(groups)}" for where, groups in zip(_places(sets), sets, strict=True)]
+    grown = filter(None, map(_growth, _series(sets)))
     text = f"To an exact accuracy of {target:g}, in training FLOPs: {'; '.join(said)}."
-    if any(grown):
-        text += f" From one depth to the next they grow, {'; '.join(filter(None, grown))}."
+    if told := "; ".join(grown):
+        text += f" From one depth to the next they grow, {told}."
     return text + (
         " It may not be concluded that what is inside the intervals is the same, that each N had "
         "its best rate, nor anything about greater depths."
     )
+
+
+def _places(sets: Sequence[Sequence[DepthCost]]) -> list[str]:
+    """`t = 2`, and of what else there are several."""
+    firsts = [groups[0] for groups in sets]
+    sizes = len({first["size"] for first in firsts}) > 1
+    places = [first["at"] + f", {first['size']}" * sizes for first in firsts]
+    budgets = [setting(first) + (first["depth"],) for first in firsts]
+    return [
+        place + f", at most {scientific(first['budget_flops'])}" * (budgets.count(budget) > 1)
+        for place, first, budget in zip(places, firsts, budgets, strict=True)
+    ]
+
+
+def _series(sets: Sequence[Sequence[DepthCost]]) -> list[list[DepthCost]]:
+    """Each N of each setting over its depths, where every seed reached the target."""
+    found: dict[tuple[Any, ...], list[DepthCost]] = {}
+    for groups in sets:
+        for group in groups:
+            if all(group["reached"]):
+                found.setdefault((setting(group), group["passes"]), []).append(group)
+    return [found[key] for key in sorted(found)]
 
 
 def _at(groups: Sequence[DepthCost]) -> str:
@@ -278,60 +334,11 @@ def _at(groups: Sequence[DepthCost]) -> str:
     return f"{taken} ({', '.join(words) + ', intervals apart' if words else 'nothing apart'})"
 
 
-def _growth(depths: dict[int, list[DepthCost]], passes: int) -> str:
-    """`N = 1 3.1, 2.5 times`: of an N at all depths where every seed reached the target."""
-    here = [g for groups in depths.values() for g in groups if g["passes"] == passes]
-    solved = [group["needed_flops"]["mean"] for group in here if all(group["reached"])]
-    if len(solved) < 2:
+def _growth(series: Sequence[DepthCost]) -> str:
+    """`N = 1 3.1, 2.5 times`, or nothing where there are no two depths."""
+    depths = [group["depth"] for group in series]
+    if len(series) < 2 or len(set(depths)) < len(depths):
         return ""
+    solved = [group["needed_flops"]["mean"] for group in series]
     factors = ", ".join(f"{b / a:.1f}" for a, b in zip(solved, solved[1:], strict=False))
-    return f"N = {passes} {factors} times"
-
-
-def draw(task: Task, results: dict[str, Any], path: Path) -> None:
-    """FLOPs and tokens to the target over depth, a colour an N, every seed and the mean."""
-    summary: list[DepthCost] = results["summary"]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(_WIDTH, 2.7))
-        columns = (("flops", "training FLOPs"), ("tokens", "training tokens"))
-        for axis, (key, label) in zip(axes, columns, strict=True):
-            axis.set(xlabel=task.axis, ylabel=f"{label} to the target", yscale="log")
-            _panel(axis, summary, key)
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=max(len(labels), 1))
-        figure.supxlabel(_caption(summary), fontsize=6)
-        save(figure, path)
-
-
-def _panel(axis: Axes, summary: Sequence[DepthCost], key: str) -> None:
-    if summary:
-        depths = sorted({group["depth"] for group in summary})
-        axis.set_xticks(depths, [str(depth) for depth in depths])
-        counts = [count for group in summary for count in group[key]]
-        axis.set_xlim(depths[0] - 0.5, depths[-1] + 0.5)
-        axis.set_ylim(min(counts) / 1.3, max(counts) * 1.3)
-    colour = colours(group["passes"] for group in summary)
-    series = sorted({(g["match"] not in _ON_TOKENS, g["passes"], name(g)) for g in summary})
-    for place, (deeper, passes, label) in enumerate(series):
-        here = [group for group in summary if name(group) == label]
-        shift = 0.08 * (place - (len(series) - 1) / 2)
-        x = [group["depth"] + shift for group in here]
-        means = [group[f"needed_{key}"]["mean"] for group in here]
-        marker = MARKERS[place % len(MARKERS)]
-        style = f"{marker}{':' if deeper else '-'}"
-        axis.plot(x, means, style, color=colour[passes], label=label, markersize=4)
-        for at, group in zip(x, here, strict=True):
-            for count, reached in zip(group[key], group["reached"], strict=True):
-                mark: Any = {"marker": "o" if reached else "^", "markersize": 2.5, "alpha": 0.5}
-                axis.plot(at, count, color=colour[passes], **mark)
-
-
-def _caption(summary: Sequence[DepthCost]) -> str:
-    if not summary:
-        return "no finished cell"
-    counts = sorted({len(group["seeds"]) for group in summary})
-    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
-    return (
-        f"{summary[0]['size']}, target {summary[0]['target_accuracy']:g}; small: each of "
-        f"{seeds} seeds, joined: their geometric mean; triangles: not reached for that much"
-    )
+    return f"{name(series[0])} {factors} times"

@@ -10,6 +10,7 @@ import numpy as np
 from experiments.report import (
     checking,
     depth_cost,
+    depth_cost_figure,
     depth_figures,
     depths,
     elastic,
@@ -110,7 +111,7 @@ def _cost_of_depth(kind: Kind, task: depth_cost.Task) -> Kind:
         header=lambda summary: depth_cost.HEADER,
         lines=depth_cost.lines,
         published=[],
-        drawings={"by_depth.png": partial(depth_cost.draw, task)},
+        drawings={"by_depth.png": partial(depth_cost_figure.draw, task)},
         intervals=depth_cost.INTERVALS,
     )
 

@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from experiments.report.depth_cost import DepthCost, by_depth, less, quote
+from experiments.report.depth_cost import DepthCost, compared, less, name, quote
 from experiments.report.sources import COMMITTED, Source
 from experiments.report.style import MARKERS, STYLE, colours, save
 from experiments.report.tables import markdown_table
@@ -75,11 +75,12 @@ def _of(source: Source) -> list[Line]:
     if any(row["evaluation_split"] != "test" for row in source.rows):
         return []
     found = []
-    for depth, groups in by_depth(source.summary).items():
+    for groups in compared(source.summary):
+        departs = name(groups[0]).partition(", ")[2]  # another rule or regime
         line = Line(
-            task=f"{TASKS[source.experiment]}, {groups[0]['size']}",
+            task=", ".join(filter(None, (TASKS[source.experiment], groups[0]["size"], departs))),
             blocks=groups[0]["blocks"],
-            depth=depth,
+            depth=groups[0]["depth"],
             source=source.name if source.origin == COMMITTED else source.label,
             as_is=source.name.rpartition("/")[2] == source.results["preset"],
             groups={group["passes"]: group for group in groups},
@@ -180,6 +181,6 @@ def _panel(axis: Axes, panel: Sequence[Line], looks: Mapping[int, Mapping[str, A
         means = [group["needed_flops"]["mean"] for _, group in groups]
         axis.plot(x, means, color=look["color"], linewidth=0.8)
         for at, mean, (_, group) in zip(x, means, groups, strict=True):
-            ends = [limit or mean for limit in group["needed_flops"]["ci95"]]
+            ends = group["needed_flops"]["ci95"] or [mean, mean]
             axis.plot([at, at], ends, color=look["color"], linewidth=1)
             axis.plot(at, mean, **(look if all(group["reached"]) else {**look, "marker": "^"}))

@@ -1,0 +1,62 @@
+"""The figure of what each N takes to learn a depth: FLOPs and tokens, every seed and the mean."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from experiments.report.depth_cost import ON_TOKENS, DepthCost, Task, name
+from experiments.report.style import MARKERS, STYLE, colours, save
+
+_WIDTH = 7.0  # inches, both columns
+
+
+def draw(task: Task, results: dict[str, Any], path: Path) -> None:
+    """FLOPs and tokens to the target over depth, a colour an N, every seed and the mean."""
+    summary: list[DepthCost] = results["summary"]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(_WIDTH, 2.7))
+        columns = (("flops", "training FLOPs"), ("tokens", "training tokens"))
+        for axis, (key, label) in zip(axes, columns, strict=True):
+            axis.set(xlabel=task.axis, ylabel=f"{label} to the target", yscale="log")
+            _panel(axis, summary, key)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=max(len(labels), 1))
+        figure.supxlabel(_caption(summary), fontsize=6)
+        save(figure, path)
+
+
+def _panel(axis: Axes, summary: Sequence[DepthCost], key: str) -> None:
+    if summary:
+        depths = sorted({group["depth"] for group in summary})
+        axis.set_xticks(depths, [str(depth) for depth in depths])
+        counts = [count for group in summary for count in group[key]]
+        axis.set_xlim(depths[0] - 0.5, depths[-1] + 0.5)
+        axis.set_ylim(min(counts) / 1.3, max(counts) * 1.3)
+    colour = colours(group["passes"] for group in summary)
+    series = sorted({(g["match"] not in ON_TOKENS, g["passes"], name(g)) for g in summary})
+    for place, (deeper, passes, label) in enumerate(series):
+        here = [group for group in summary if name(group) == label]
+        shift = 0.08 * (place - (len(series) - 1) / 2)
+        x = [group["depth"] + shift for group in here]
+        means = [group[f"needed_{key}"]["mean"] for group in here]
+        marker = MARKERS[place % len(MARKERS)]
+        style = f"{marker}{':' if deeper else '-'}"
+        axis.plot(x, means, style, color=colour[passes], label=label, markersize=4)
+        for at, group in zip(x, here, strict=True):
+            for count, reached in zip(group[key], group["reached"], strict=True):
+                mark: Any = {"marker": "o" if reached else "^", "markersize": 2.5, "alpha": 0.5}
+                axis.plot(at, count, color=colour[passes], **mark)
+
+
+def _caption(summary: Sequence[DepthCost]) -> str:
+    if not summary:
+        return "no finished cell"
+    counts = sorted({len(group["seeds"]) for group in summary})
+    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    return (
+        f"{summary[0]['size']}, target {summary[0]['target_accuracy']:g}; small: each of "
+        f"{seeds} seeds, joined: their geometric mean; triangles: not reached for that much"
+    )
