@@ -244,6 +244,7 @@ def main(experiment: Experiment) -> int:
         seconds = sum(cell.flops for cell in planned) / preset.flops_per_second / jobs
         counts = [count_parameters(cell.config.model) for cell in planned]
         print(cells.plan_text(planned, counts, seconds, f"{jobs} at a time, {preset.basis}"))
+        print(f"Not counted in FLOPs, Muon's own products: {_uncounted(planned)}")
         return 0
     sweep.check(planned, directory)
     if _COMPILATION_CACHE.value:
@@ -271,6 +272,25 @@ def main(experiment: Experiment) -> int:
     if code:
         log.info("not every run got to its end (above); the same command tries those again")
     return code
+
+
+def _uncounted(planned: Sequence[cells.Cell]) -> str:
+    """What Muon would add to the FLOPs of a step, by N of the first model that is planned."""
+    import jax
+
+    from sleep_jax.flops import training_flops_per_step
+    from sleep_jax.model import decoder
+    from sleep_jax.training.optimizer import orthogonalisation_flops
+
+    model = planned[0].config.model
+    shapes = jax.eval_shape(lambda: decoder.init(model, jax.random.key(0)))
+    added = {
+        cell.config.sleep.passes: orthogonalisation_flops(shapes, cell.config.optimizer.trained)
+        / training_flops_per_step(cell.config)
+        for cell in planned
+        if cell.config.model == model
+    }
+    return ", ".join(f"{added[n]:+.1%} at N = {n}" for n in sorted(added))
 
 
 def _profile_steps(longest: int) -> tuple[int, int] | None:

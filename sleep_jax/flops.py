@@ -3,11 +3,12 @@
 Counted: the matrix products of Algorithm 1 (two operations a multiply-add), backward as twice the
 forward of the passes that it goes through, less the gradients of frozen weights. Not counted:
 rematerialisation (the same share of every hybrid run), norms, gates and other elementwise work, the
-embedding lookup, the optimizer. What nothing uses, the compiler removes, and it is not counted
-either: of the last pass over a window all that comes after the last state is written, and of a
-transformer whose cache is evicted the context windows. Attention is counted for every pair of a
-token and a key at hand, masked or not. tests/test_flops.py holds this against the compiler's own
-count.
+embedding lookup, the optimizer. Muon's products are the same in every step, so they weigh more
+where a step is one pass: `--dry_run` says how much they would add at each N. What nothing uses, the
+compiler removes, and it is not counted either: of the last pass over a window all that comes after
+the last state is written, and of a transformer whose cache is evicted the context windows.
+Attention is counted for every pair of a token and a key at hand, masked or not. tests/test_flops.py
+holds this against the compiler's own count.
 """
 
 import dataclasses

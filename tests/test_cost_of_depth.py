@@ -78,6 +78,7 @@ def test_the_smoke_preset_and_what_it_refuses(tmp_path):
     )
     plan = ends(*arguments, "--dry_run")
     assert plan.returncode == 0 and "FLOPs, at most " in plan.stdout
+    assert "Muon's own products: +" in plan.stdout and "% at N = 2" in plan.stdout
     other = ("experiments", "depo", "--dry_run", "--set=train.target_accuracy=0.9")
     refused = ends(*other)
     assert (

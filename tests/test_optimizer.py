@@ -13,7 +13,13 @@ from sleep_jax import distributed
 from sleep_jax.config import OptimizerConfig
 from sleep_jax.model import decoder
 from sleep_jax.training import muon
-from sleep_jax.training.optimizer import labels, optimizer, path_name, schedule
+from sleep_jax.training.optimizer import (
+    labels,
+    optimizer,
+    orthogonalisation_flops,
+    path_name,
+    schedule,
+)
 from sleep_jax.training.step import Program, state_shardings
 from tests import tiny
 
@@ -164,3 +170,14 @@ def test_moments_lie_like_their_parameter():
     program = Program.of(tiny.run_config(), "cpu")
     shardings = state_shardings(program, mesh)
     assert all(s.mesh == mesh for s in jax.tree.leaves(shardings))
+
+
+def test_the_operations_of_muon_are_those_that_the_compiler_counts(params):
+    shapes = [(96, 160), (160, 64)]  # large enough that products are nearly all
+    kernels = {f"block_{i:02}": {"in": {"query": jnp.ones(s)}} for i, s in enumerate(shapes)}
+    transformation = optimizer(RATES)
+    state = transformation.init(kernels)
+    update = jax.jit(transformation.update).lower(kernels, state, kernels)
+    flops = update.compile().cost_analysis()["flops"]
+    assert orthogonalisation_flops(kernels) == pytest.approx(flops, rel=0.03)
+    assert 0 < orthogonalisation_flops(params, "fast_weights") < orthogonalisation_flops(params)

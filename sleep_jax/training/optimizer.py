@@ -18,6 +18,7 @@ from jax import lax
 from sleep_jax.config import OptimizerConfig
 from sleep_jax.training.muon import scale_by_muon
 
+_ITERATIONS = 5  # of Newton and Schulz, optax's default
 MUON, ADAMW, FROZEN = "muon", "adamw", "frozen"
 # Kernels between the residual stream and a block's inside, by the module that holds them. The
 # gates of the delta rule (alpha, beta) are a column a head: scalars of the SSM rather than a
@@ -63,6 +64,18 @@ def _where_frozen(change: Callable[[jax.Array], jax.Array], tree: Any, trained: 
     return jax.tree.map(
         lambda name, x: change(x) if name == FROZEN else x, labels(tree, trained), tree
     )
+
+
+def orthogonalisation_flops(params: Any, trained: str = "all") -> int:
+    """Operations of Muon's Newton-Schulz products in one update, which run FLOPs leave out.
+
+    Five iterations of X X^T, its square, and their product with X, for every `[m, n]`, m <= n, that
+    Muon has: 4 m^2 n + 2 m^3 each (two operations a multiply-add).
+    """
+    names = labels(params, trained)
+    pairs = zip(jax.tree.leaves(names), jax.tree.leaves(params), strict=True)
+    sides = [sorted(leaf.shape) for name, leaf in pairs if name == MUON]
+    return sum(_ITERATIONS * (4 * m * m * n + 2 * m**3) for m, n in sides)
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
