@@ -173,11 +173,11 @@ def test_moments_lie_like_their_parameter():
 
 
 def test_the_operations_of_muon_are_those_that_the_compiler_counts(params):
-    shapes = [(96, 160), (160, 64)]  # large enough that products are nearly all
+    shapes = [(256, 320), (320, 192)]  # large enough that products are nearly all
     kernels = {f"block_{i:02}": {"in": {"query": jnp.ones(s)}} for i, s in enumerate(shapes)}
     transformation = optimizer(RATES)
     state = transformation.init(kernels)
     update = jax.jit(transformation.update).lower(kernels, state, kernels)
-    flops = update.compile().cost_analysis()["flops"]
+    flops = (update.compile().cost_analysis() or {})["flops"]
     assert orthogonalisation_flops(kernels) == pytest.approx(flops, rel=0.03)
     assert 0 < orthogonalisation_flops(params, "fast_weights") < orthogonalisation_flops(params)
