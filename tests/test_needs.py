@@ -29,7 +29,8 @@ BOTH = [*FEW, *took([9, 9.1, 9.2], 4)]
 def test_a_line_has_every_n_of_a_depth_and_says_what_is_apart():
     (line,) = found = needs.lines([of(BOTH)])
     assert needs.header(found)[3:6] == ["N = 1", "N = 2", "N = 4"]
-    ((task, blocks, depth, one, two, four, seeds, name),) = needs.cells(found)
+    ((task, blocks, depth, one, two, four, rates, seeds, name),) = needs.cells(found)
+    assert rates == "not recorded"
     assert (task, blocks, depth, seeds) == ("Rule 110, W = 12", "2", "t = 2", "3")
     assert one.startswith("0.01 [") and one.endswith("]") and name == "run: cost_of_depth/made-up"
     assert two.endswith("] less") and four.endswith("] more")
@@ -72,8 +73,16 @@ def test_what_cannot_be_compared_has_no_line(rows, tmp_path):
 
 def test_a_limit_is_marked_and_neither_less_nor_more():
     rows = [*took([90, 91, 92], reached=False), *took([94, 95, 96], 2, reached=False)]
-    ((*_, one, two, _, _),) = needs.cells(needs.lines([of(rows)]))
+    ((*_, one, two, _, _, _),) = needs.cells(needs.lines([of(rows)]))
     assert (one, two) == ("> 0.09", "> 0.09")
+
+
+def test_rates_that_differ_stand_by_n():
+    key = "optimizer.muon_learning_rate"
+    rows = [{**one, "config": {key: 0.005 if one["passes"] == 1 else 0.01}} for one in BOTH]
+    assert needs.cells(needs.lines([of(rows)]))[0][6] == "0.005, 0.01, 0.01"
+    alike = source(BOTH, "cost_of_depth", config={key: 0.005})
+    assert needs.cells(needs.lines([alike]))[0][6] == "0.005"
 
 
 def test_the_committed_table_is_that_of_the_committed_results(tmp_path):

@@ -22,16 +22,19 @@ TASKS = {"cost_of_depth": "Rule 110", "cost_of_depth_depo": "Depo"}  # in the or
 _SEEDS = 3  # the fewest of a line
 _TARGET = 0.9  # of the presets; another one is not comparable, and left out
 NOTE = (
-    f"Training FLOPs, in 1e12, until {_TARGET:.0%} of the answers at that depth are right: "
-    "geometric means over seeds, 95 % intervals. “Less” and “more” than N = 1 takes: the two "
-    "intervals do not overlap. > is a lower limit: not every seed got there with the FLOPs that "
-    "each was allowed."
+    f"Training FLOPs, in 1e12, until the exact accuracy is {_TARGET:g} (Rule 110: all answers of a "
+    "sequence right; Depo: answers at that depth): geometric means over seeds, 95 % intervals. "
+    "“Less” and “more” than N = 1 takes: the two intervals do not overlap. > is a lower limit: not "
+    "every seed got there with the FLOPs that each was allowed. Rates that differ stand by N."
 )
 _HEIGHT, _PANEL, _AXIS = 2.3, 1.75, 0.5  # inches
 
 
 class Line(NamedTuple):
-    """One depth of one source, its groups by N ascending; `as_is`: a preset as it comes."""
+    """One depth of one source, its groups by N ascending; `as_is`: a preset as it comes.
+
+    `rates` are Muon's.
+    """
 
     task: str
     blocks: int
@@ -39,6 +42,7 @@ class Line(NamedTuple):
     source: str
     as_is: bool
     groups: Mapping[int, DepthCost]
+    rates: Mapping[int, str]
 
     @property
     def at(self) -> str:
@@ -84,11 +88,26 @@ def _of(source: Source) -> list[Line]:
             source=source.name if source.origin == COMMITTED else source.label,
             as_is=source.name.rpartition("/")[2] == source.results["preset"],
             groups={group["passes"]: group for group in groups},
+            rates={group["passes"]: _rate(source, group) for group in groups},
         )
         usual = groups[0]["target_accuracy"] == _TARGET
         if usual and min(line.groups) == 1 < max(line.groups) and line.seeds >= _SEEDS:
             found.append(line)
     return found
+
+
+def _rate(source: Source, group: DepthCost) -> str:
+    """Of its first seed."""
+    (row,) = (
+        row
+        for row in source.rows
+        if row["seed"] == group["seeds"][0]
+        and row["train_flops"] == group["flops"][0]
+        and (row["passes"], row["match"]) == (group["passes"], group["match"])
+    )
+    name = "optimizer.muon_learning_rate"
+    rate = {**source.results.get("config", {}), **row.get("config", {})}.get(name)
+    return "not recorded" if rate is None else f"{rate:g}"
 
 
 def passes(found: Iterable[Line]) -> list[int]:
@@ -98,7 +117,8 @@ def passes(found: Iterable[Line]) -> list[int]:
 
 def header(found: Sequence[Line]) -> list[str]:
     """A column an N."""
-    return ["task", "blocks", "depth", *(f"N = {n}" for n in passes(found)), "seeds", "source"]
+    columns = (f"N = {n}" for n in passes(found))
+    return ["task", "blocks", "depth", *columns, "Muon's rate", "seeds", "source"]
 
 
 def cells(found: Sequence[Line]) -> list[list[str]]:
@@ -110,11 +130,18 @@ def cells(found: Sequence[Line]) -> list[list[str]]:
             str(line.blocks),
             line.at,
             *(_need(line, n) for n in every),
+            _rates(line),
             str(line.seeds),
             line.source,
         ]
         for line in found
     ]
+
+
+def _rates(line: Line) -> str:
+    """`0.005`, or `0.005, 0.01` by N."""
+    same = len(set(line.rates.values())) == 1
+    return ", ".join(list(line.rates.values())[: 1 if same else None])
 
 
 def _need(line: Line, n: int) -> str:
