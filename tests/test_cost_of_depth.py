@@ -174,8 +174,7 @@ def test_what_was_not_reached_is_a_lower_limit():
     given = [*took([90, 100], reached=False), *took([20, 21], 2), *took([95, 96], 4, reached=False)]
     one, two, four = summarise(given)
     assert one["needed_flops"]["ci95"] is None and one["reached"] == [False, True]
-    needs = one["needed_flops"], two["needed_flops"]
-    assert not depth_cost.less(*needs) and not depth_cost.less(*needs[::-1])
+    assert not depth_cost.less(one, two) and not depth_cost.less(two, one)  # two seeds each
     assert depth_cost.ratio(two, one)["ci95"] is None is depth_cost.ratio(one, two)["ci95"]
     header, lines = depth_cost.HEADER, depth_cost.lines([two, one, four])
     first, second, third = (dict(zip(header, line, strict=True)) for line in lines)
@@ -183,6 +182,22 @@ def test_what_was_not_reached_is_a_lower_limit():
     assert first["FLOPs to the target [95%]"] == "> 9.49e10"
     assert first["by seed, 1e12"] == ">0.09 0.1" and first["N = 1 takes, times"] == "1"
     assert second["N = 1 takes, times"] == "> 4.63" and third["N = 1 takes, times"] == "not known"
+
+
+@pytest.mark.parametrize(
+    "one, two, apart",
+    [
+        ([90, 91, 92, 93], [20, 21, 22, 23], True),
+        ([90, 91, 92], [20, 21, 22], False),  # one order of twenty is too easily chance
+        ([90, 91, 92, 93], [20, 21, 22, 92.5], False),
+    ],
+)
+def test_without_intervals_all_seeds_must_lie_apart(one, two, apart):
+    unsolved, solved = summarise([*took(one, reached=False), *took(two, 2)])
+    assert depth_cost.less(solved, unsolved) == apart
+    assert not depth_cost.less(unsolved, solved)
+    both = summarise([*took(one, reached=False), *took(two, 2, reached=False)])
+    assert not depth_cost.less(*both[::-1])
 
 
 def test_the_ratio_of_two_has_the_limits_of_both():
@@ -211,7 +226,7 @@ ROWS = [
 def test_the_conclusion_says_what_is_apart_and_how_the_need_grows():
     text = depth_cost.conclude(summarise(ROWS))
     shallow, deep = text.partition("at t = 2")[::2]
-    assert "(nothing apart)" in shallow and "(N = 2 less than N = 1, intervals apart)" in deep
+    assert "(nothing apart)" in shallow and "(N = 2 less than N = 1, apart)" in deep
     assert "N = 1 4.4 times; N = 2 2.0 times." in text
     assert depth_cost.conclude([]).startswith("Nothing can be compared yet")
 

@@ -2,7 +2,16 @@
 
 from collections.abc import Sequence
 
-from experiments.report.depth_cost import DepthCost, compared, less, name, quote, ratio, setting
+from experiments.report.depth_cost import (
+    DepthCost,
+    below,
+    compared,
+    less,
+    name,
+    quote,
+    ratio,
+    setting,
+)
 from experiments.report.groups import short
 from experiments.report.sources import Source
 from experiments.report.verdicts import Claim, Finding, Verdict, not_run
@@ -10,7 +19,7 @@ from experiments.report.words import scientific
 
 _EXPERIMENTS = ("cost_of_depth", "cost_of_depth_depo")
 _HOW = "EXP=cost_of_depth or cost_of_depth_depo"
-_APART = "intervals apart"
+_APART = "apart"
 
 
 def _pairs(source: Source, largest: bool = False) -> list[tuple[DepthCost, DepthCost]]:
@@ -60,9 +69,8 @@ def _compared(
     """Whether of each pair the one at `cheaper` takes less, as is claimed."""
     if not pairs:
         return not_run("N = 1 and a larger N at one depth, two seeds each")
-    needed = [[group["needed_flops"] for group in pair] for pair in pairs]
-    true = [less(pair[cheaper], pair[1 - cheaper]) for pair in needed]
-    wrong = [less(pair[1 - cheaper], pair[cheaper]) for pair in needed]
+    true = [less(pair[cheaper], pair[1 - cheaper]) for pair in pairs]
+    wrong = [less(pair[1 - cheaper], pair[cheaper]) for pair in pairs]
     said = "; ".join(
         f"{one['at']}: {_need(one)}, {_need(more)}{_words(*apart)}"
         for (one, more), *apart in zip(pairs, true, wrong, strict=True)
@@ -88,7 +96,7 @@ def falls_behind(source: Source) -> Finding:
     said = "; ".join(
         f"{one['at']}: {ratio(one, few)['mean']:.2f} times {name(few)}" for one, few in pairs
     )
-    verdict = Verdict.SHOWN if less(first, last) else Verdict.NOT_SHOWN
+    verdict = Verdict.SHOWN if below(first, last) else Verdict.NOT_SHOWN
     return Finding(verdict, said, _scale(source, pairs))
 
 

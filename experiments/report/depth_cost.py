@@ -35,7 +35,8 @@ INTERVALS = (
     "Student t over the logarithms of seeds, so means are geometric, and longer below by the way "
     "back to the evaluation before, at which the target was not reached; where a seed did not "
     "reach it at all, what it was allowed stands in for it, marked >, and there is no interval, "
-    "nor is there one of one seed"
+    "nor is there one of one seed. Apart are two whose intervals do not overlap or, without them, "
+    "all of whose seeds lie apart (exact rank test, .05)"
 )
 _COUNTS = ("train_flops", "train_tokens")
 _SAME_BUDGET = 0.05  # matched runs end at a whole step, and have whole blocks
@@ -150,8 +151,23 @@ def need(counts: Sequence[int], before: Sequence[int], reached: Sequence[bool]) 
     return {"mean": math.exp(mean(logs)), "ci95": ci95}
 
 
-def less(first: Need, second: Need) -> bool:
-    """Whether the first is less, intervals apart."""
+def less(first: DepthCost, second: DepthCost) -> bool:
+    """Whether the first takes fewer FLOPs, the two apart.
+
+    Their intervals do not overlap; or where one has none, because not every seed got there, every
+    seed of the first took less than any of the second, which of so many seeds is not chance (the
+    exact rank test, two-sided; a budget not enough is more than what was enough for another).
+    """
+    one, two = first["needed_flops"], second["needed_flops"]
+    if one["ci95"] and two["ci95"]:
+        return below(one, two)
+    orders = math.comb(len(first["flops"]) + len(second["flops"]), len(first["flops"]))
+    parted = all(first["reached"]) and max(first["flops"]) < min(second["flops"])
+    return parted and 2 / orders < 0.05
+
+
+def below(first: Need, second: Need) -> bool:
+    """Whether both have intervals, and the first's lies below the second's."""
     if first["ci95"] is None or second["ci95"] is None:
         return False
     return first["ci95"][1] < second["ci95"][0]
@@ -327,11 +343,11 @@ def _at(groups: Sequence[DepthCost]) -> str:
     one, others = groups[0], groups[1:]
     if one["passes"] != 1 or not others:
         return taken
-    fewer = [name(g) for g in others if less(g["needed_flops"], one["needed_flops"])]
-    more = [name(g) for g in others if less(one["needed_flops"], g["needed_flops"])]
+    fewer = [name(g) for g in others if less(g, one)]
+    more = [name(g) for g in others if less(one, g)]
     words = [f"{' and '.join(fewer)} less than N = 1"] * bool(fewer)
     words += [f"{' and '.join(more)} more than N = 1"] * bool(more)
-    return f"{taken} ({', '.join(words) + ', intervals apart' if words else 'nothing apart'})"
+    return f"{taken} ({', '.join(words) + ', apart' if words else 'nothing apart'})"
 
 
 def _growth(series: Sequence[DepthCost]) -> str:

@@ -24,8 +24,10 @@ _TARGET = 0.9  # of the presets; another one is not comparable, and left out
 NOTE = (
     f"Training FLOPs, in 1e12, until the exact accuracy is {_TARGET:g} (Rule 110: all answers of a "
     "sequence right; Depo: answers at that depth): geometric means over seeds, 95 % intervals. "
-    "“Less” and “more” than N = 1 takes: the two intervals do not overlap. > is a lower limit: not "
-    "every seed got there with the FLOPs that each was allowed. Rates that differ stand by N."
+    "“Less” and “more” than N = 1 takes: the two intervals do not overlap. > is a lower limit, "
+    "without interval: not every seed got there with the FLOPs that each was allowed; then it is "
+    "“less” or “more” if all seeds of the two lie apart (exact rank test, .05). Rates that differ "
+    "stand by N."
 )
 _HEIGHT, _PANEL, _AXIS = 2.3, 1.75, 0.5  # inches
 
@@ -147,9 +149,9 @@ def _rates(line: Line) -> str:
 def _need(line: Line, n: int) -> str:
     if n not in line.groups:
         return "not run"
-    one, group = line.groups[1]["needed_flops"], line.groups[n]["needed_flops"]
+    one, group = line.groups[1], line.groups[n]
     word = " less" * less(group, one) + " more" * less(one, group)
-    return quote(line.groups[n], lambda flops: f"{flops / 1e12:.2f}") + word
+    return quote(group, lambda flops: f"{flops / 1e12:.2f}") + word
 
 
 def markdown(found: Sequence[Line]) -> str:
