@@ -1,7 +1,7 @@
 """How much computation does each N need to learn to follow k edges?
 
     python -m experiments.cost_of_depth_depo --preset=cpu [--passes=1,2,4] [--max_hops=2,1]
-        [--seeds=0,1,2] [--match=tokens,blocks] [--workdir=DIR] [--dry_run]
+        [--seeds=10,11] [--match=tokens,blocks] [--workdir=DIR] [--dry_run]
 
 As experiments/cost_of_depth.py, on the task of experiments/depo.py: a run ends when the greatest
 number of hops, K, is answered, whatever the easier ones score. Every sequence has a graph of its
@@ -17,14 +17,14 @@ from experiments.until_learned import WATCHED, to_learn
 
 
 def cpu() -> Preset:
-    """`make experiment EXP=cost_of_depth_depo`: cycles of up to 6 nodes, 2 hops, two blocks."""
-    return to_learn(depo.cpu(), {2: (0, 1, 2)}, tokens=4_000_000, **WATCHED)
+    """`make experiment EXP=cost_of_depth_depo`: cycles of up to 6 nodes, 2 hops, two blocks.
 
-
-def four_blocks() -> Preset:
-    """The same with twice the blocks, the pattern of the paper's Rule 110 model."""
-    preset = until_learned.twice_the_blocks(depo.cpu())
-    return to_learn(preset, {2: (0, 1, 2)}, tokens=2_000_000, **WATCHED)
+    Seeds 0 and 1 were looked at when the rates were chosen, so they are not among these. Expected:
+    experiments/results/cost_of_depth_depo/cpu.
+    """
+    # On the validation split, two seeds: the best of four rates for N = 1, of three for the others.
+    preset = dataclasses.replace(depo.cpu(), matched_rates={1: 5e-3, 2: 5e-3})
+    return to_learn(preset, {2: (10, 11, 12, 13, 14)}, tokens=8_000_000, **WATCHED)
 
 
 def smoke() -> Preset:
@@ -35,7 +35,7 @@ def smoke() -> Preset:
 EXPERIMENT = dataclasses.replace(
     depo.EXPERIMENT,
     name="cost_of_depth_depo",
-    presets={"cpu": cpu, "four_blocks": four_blocks, "smoke": smoke},
+    presets={"cpu": cpu, "smoke": smoke},
     planned=until_learned.planned,
 )
 
