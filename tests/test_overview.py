@@ -148,6 +148,7 @@ def test_the_committed_overview_is_that_of_the_committed_results(tmp_path):
     _, below = (ROOT / "README.md").read_text().split(of_all[0] + "\n")
     shown = below.partition("\n\n")[0].splitlines()
     assert len(shown) > 8 and set(shown) <= set(of_all)
+    assert f"These are {len(shown) - 1} of the {len(of_all) - 2} lines" in below
     overview.draw(found, tmp_path / "overview.png")
     drawn, kept = (image.imread(at / "overview.png") for at in (tmp_path, COMMITTED))
     assert drawn.shape == kept.shape

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report import depth_cost, rule110, sources
+from experiments.report import depth_cost, needs, rule110, sources
 from experiments.report.words import quote
 from sleep_jax.config import UPDATE_RULES
 
@@ -111,57 +111,69 @@ def test_what_else_the_same_flops_buy():
     assert [[line[0], *line[2:]] for line in matched[2:]] == rebuilt
 
 
-def trillions(group: depth_cost.DepthCost) -> str:
-    """FLOPs to the target as the README has them: `1.96 [1.37, 2.79]`."""
-    return depth_cost.quote(group, lambda flops: f"{flops / 1e12:.2f}")
-
-
-def test_cost_of_depth_in_short():
+def test_what_each_n_needs_in_short():
     shown, _ = tables(section(README, "What we have found so far"))
-    depths = [int(name.removeprefix("t = ")) for name in shown[0][2:]]
-    found = {
-        (blocks, str(group["passes"]), group["depth"]): trillions(group)
-        for blocks, name in (("2", "cpu"), ("4", "four_blocks"))
-        for group in committed(f"cost_of_depth/{name}").summary
-    }
-    assert len(shown) == 2 + 6 and len(found) == 6 * len(depths)
-    for blocks, passes, *cells in shown[2:]:
-        assert cells == [found[blocks, passes, depth] for depth in depths]
+    found = needs.lines(sources.committed(COMMITTED))
+    first = [line for panel in needs.firsts(found).values() for line in panel]
+    assert shown[0] == needs.header(first) and shown[2:] == needs.cells(first)
+    text = README.replace("\n", " ")
+    names = ("cpu", "cpu", "deep", "deep_2.5e-3")
+    sets = [depth_cost.compared(committed(f"cost_of_depth/{name}").summary) for name in names]
+    pairs = [sets[0][0][:2], sets[1][1][:2], sets[2][0][:2], sets[3][0]]
+    assert [one["depth"] for one, _ in pairs] == [1, 2, 3, 4]
+    factors = [f"{depth_cost.ratio(one, two)['mean']:.1f}" for one, two in pairs]
+    assert (
+        "they take {}, {}, {} and {} times fewer FLOPs at t = 1, 2, 3, 4".format(*factors) in text
+    )
+    last = (depth_cost.quote(group, lambda flops: f"{flops / 1e12:.2f}") for group in pairs[3])
+    assert "then N = 1 takes {} and N = 2 {}.".format(*last) in text
+
+
+@pytest.mark.parametrize(
+    "title, names",
+    [
+        ("What does each N need to learn a depth?", ["cost_of_depth/cpu", "cost_of_depth/deep"]),
+        ("With the paper's four blocks", ["cost_of_depth/four_blocks"]),
+        ("What does each N need to follow two edges?", ["cost_of_depth_depo/cpu"]),
+    ],
+)
+def test_cost_of_depth_by_seed(title, names):
+    (shown,) = tables(section(RESULTS, title))
+    columns = [depth_cost.HEADER.index(name) for name in shown[0]]
+    assert len(columns) == 7
+    lines = [line for name in names for line in depth_cost.lines(committed(name).summary)]
+    assert shown[2:] == [[line[i] for i in columns] for line in lines]
 
 
 @pytest.mark.parametrize(
     "title, name",
     [
-        ("What does each N need to learn a depth?", "cpu"),
-        ("With the paper's four blocks", "four_blocks"),
+        ("What does each N need to learn a depth?", "deep_2.5e-3"),
+        ("With the paper's four blocks", "four_blocks_t5"),
     ],
 )
-def test_cost_of_depth_by_seed(title, name):
-    (shown,) = tables(section(RESULTS, title))
-    columns = [depth_cost.HEADER.index(name) for name in shown[0]]
-    assert len(columns) == 7
-    lines = depth_cost.lines(committed(f"cost_of_depth/{name}").summary)
-    assert shown[2:] == [[line[i] for i in columns] for line in lines]
-
-
-def test_cost_of_depth_at_t_5():
-    text = section(RESULTS, "With the paper's four blocks").replace("\n", " ")
-    groups = committed("cost_of_depth/four_blocks_t5").summary
+def test_cost_of_depth_in_a_sentence(title, name):
+    text = section(RESULTS, title).replace("\n", " ")
+    groups = committed(f"cost_of_depth/{name}").summary
     needs = (f"{depth_cost.name(group)} {depth_cost.quote(group)}" for group in groups)
     assert ", ".join(needs) in text
     seeds = (line[depth_cost.HEADER.index("by seed, 1e12")] for line in depth_cost.lines(groups))
-    assert "By seed N = 1 takes {}, N = 2 {}:".format(*seeds) in text
+    assert "By seed N = 1 takes {}, N = 2 {}".format(*seeds) in text
 
 
-def test_cost_of_depth_by_blocks_and_by_other_seeds():
-    text = section(RESULTS, "What does each N need to learn a depth?")
+def test_cost_of_depth_by_blocks_other_rates_and_other_seeds():
+    text = section(RESULTS, "What does each N need to learn a depth?").replace("\n", " ")
     for group in committed("cost_of_depth/passes_or_blocks").summary:
-        assert depth_cost.quote(group) in text.replace("\n", " ")
+        assert depth_cost.quote(group) in text
+    old = {(g["passes"], g["depth"]): g for g in committed("cost_of_depth/rates_of_t2").summary}
+    two, four = ([depth_cost.quote(old[n, t]).partition(" [")[0] for t in (3, 4)] for n in (2, 4))
+    assert "N = 2 at {} and {}".format(*two) in text
+    assert "N = 4 at {} and {}".format(*four).replace("> ", "more than ") in text
     again = committed("cost_of_depth/seeds_0_to_2").summary
     ratios = [
         f"{depth_cost.ratio(one, two)['mean']:.1f}" for one, two, *_ in depth_cost.compared(again)
     ]
-    assert f"have {ratios[0]}, {ratios[1]} and {ratios[2]} times" in text.replace("\n", " ")
+    assert f"have {ratios[0]}, {ratios[1]} and {ratios[2]} times" in text
 
 
 def test_rollout_curriculum():
