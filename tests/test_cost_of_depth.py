@@ -65,7 +65,7 @@ def test_the_smoke_preset_and_what_it_refuses(tmp_path):
         early = [point["exact_accuracy"] >= 0.3 for point in one["curve"]]
         assert one["reached"] == early[-1] and not any(early[:-1])
         assert one["reached"] or one["train_flops"] == one["budget_flops"]
-    assert (directory / "by_depth.png").read_bytes().startswith(b"\x89PNG")
+    assert (directory / "needs_by_depth.png").read_bytes().startswith(b"\x89PNG")
     assert (directory / "table.md").read_text() in result.stdout
     assert "| 1, more blocks |" in (directory / "table.md").read_text()
     assert (
@@ -108,7 +108,7 @@ def test_the_smoke_preset_of_hops(tmp_path):
         early = [point["by_depth"]["2"]["exact_accuracy"] >= 0.1 for point in one["curve"]]
         assert one["reached"] == early[-1] and not any(early[:-1])
     assert "| k = 2, 4 nodes | 2 |" in (directory / "table.md").read_text()
-    assert (directory / "by_depth.png").read_bytes().startswith(b"\x89PNG")
+    assert (directory / "needs_by_depth.png").read_bytes().startswith(b"\x89PNG")
 
 
 def took(flops, passes=1, depth=2, reached=True, **changes):

@@ -68,9 +68,10 @@ class DepthCost(TypedDict):
     """All seeds of one N at one depth. `flops` are by seed, until it was `reached` or spent.
 
     `flops_before` are those of the last evaluation before that. `at` and `size` say in words which
-    depth of which setting it is.
+    depth of which setting it is, `cell` names the run of its first seed.
     """
 
+    cell: str
     model: str
     update_rule: str
     passes: int
@@ -111,6 +112,7 @@ def _group(task: Task, rows: list[Row]) -> DepthCost:
     before = [_before(row) for row in rows]
     flops_before, tokens_before = ([one[name] for one in before] for name in _COUNTS)
     return {
+        "cell": first["cell"],
         "model": first["model"],
         "update_rule": first["update_rule"],
         "passes": first["passes"],

@@ -111,7 +111,7 @@ def _cost_of_depth(kind: Kind, task: depth_cost.Task) -> Kind:
         header=lambda summary: depth_cost.HEADER,
         lines=depth_cost.lines,
         published=[],
-        drawings={"by_depth.png": partial(depth_cost_figure.draw, task)},
+        drawings={"needs_by_depth.png": partial(depth_cost_figure.draw, task)},
         intervals=depth_cost.INTERVALS,
     )
 

@@ -100,13 +100,7 @@ def _of(source: Source) -> list[Line]:
 
 def _rate(source: Source, group: DepthCost) -> str:
     """Of its first seed."""
-    (row,) = (
-        row
-        for row in source.rows
-        if row["seed"] == group["seeds"][0]
-        and row["train_flops"] == group["flops"][0]
-        and (row["passes"], row["match"]) == (group["passes"], group["match"])
-    )
+    row = next(row for row in source.rows if row["cell"] == group["cell"])
     name = "optimizer.muon_learning_rate"
     rate = {**source.results.get("config", {}), **row.get("config", {})}.get(name)
     return "not recorded" if rate is None else f"{rate:g}"

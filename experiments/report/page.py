@@ -32,6 +32,8 @@ _FIGURES = {
     "shaded",
     "by_depth.png": "loss and whole answers right during training, a column for each depth and a "
     "line for each N",
+    "needs_by_depth.png": "training FLOPs and tokens until the target was reached, over depth: "
+    "every seed small, their geometric means joined, a line for each N",
     "cost_of_sleep.png": "latency of a token and bytes of state by context length; waking, "
     "sleeping and training by N",
 }
