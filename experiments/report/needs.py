@@ -29,7 +29,8 @@ NOTE = (
     "“less” or “more” if all seeds of the two lie apart (exact rank test, .05). Rates that differ "
     "stand by N."
 )
-_HEIGHT, _PANEL, _AXIS = 2.3, 1.75, 0.5  # inches
+_HEIGHT, _PANEL = 2.4, 1.75  # inches
+_NARROWEST = 2  # depths, that a title fits above one
 
 
 class Line(NamedTuple):
@@ -173,7 +174,7 @@ def draw(found: Sequence[Line], path: Path) -> None:
         n: {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markersize": 3.5}
         for i, (n, colour) in enumerate(colours(passes(found)).items())
     }
-    shares = [_AXIS + len(panel) for panel in panels.values()] or [1]
+    shares = [max(len(panel), _NARROWEST) for panel in panels.values()] or [1]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1,
@@ -185,7 +186,7 @@ def draw(found: Sequence[Line], path: Path) -> None:
         )
         axes[0, 0].set_ylabel("training FLOPs to the target")
         for axis, ((task, blocks), panel) in zip(axes[0], panels.items(), strict=bool(panels)):
-            axis.set_title(f"{task}, {blocks} blocks")
+            axis.set_title(f"{task}\n{blocks} blocks")
             _panel(axis, panel, looks)
         handles = [Line2D([], [], linewidth=0.8, label=f"N = {n}", **looks[n]) for n in looks]
         figure.legend(handles=handles, loc="outside upper center", ncols=max(len(handles), 1))
