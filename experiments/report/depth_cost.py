@@ -180,11 +180,11 @@ def ratio(first: DepthCost, second: DepthCost) -> Need:
     one, two = first["needed_flops"], second["needed_flops"]
     centre, ci95 = one["mean"] / two["mean"], None
     if one["ci95"] and two["ci95"]:
-        (below, above), (other_below, other_above) = (
+        (down, up), (other_down, other_up) = (
             [abs(math.log(limit / need["mean"])) for limit in need["ci95"] or ()]
             for need in (one, two)
         )
-        low, high = math.hypot(below, other_above), math.hypot(above, other_below)
+        low, high = math.hypot(down, other_up), math.hypot(up, other_down)
         ci95 = [centre * math.exp(-low), centre * math.exp(high)]
     return {"mean": centre, "ci95": ci95}
 
