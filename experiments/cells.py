@@ -128,7 +128,7 @@ def matched(base: RunConfig, passes: int, seed: int, spend: str, smaller: int = 
             f"which has its size; allowed: {TOKENS}"
         )
     if spend != TOKENS:
-        grow = {BLOCKS: _deeper, WIDTH: _wider}[spend]
+        grow = {BLOCKS: deeper, WIDTH: _wider}[spend]
         target = dear / config.steps
         config = min(
             (dataclasses.replace(config, model=grow(config.model, n)) for n in range(1, 65)),
@@ -156,22 +156,24 @@ def all_matched(
     if max(passes) == 1:
         return []
     return [
-        matched(at_rate, max(passes), seed, spend, smaller)
+        matched(tuned, max(passes), seed, spend, smaller)
         for spend in ways
         for smaller in spenders(passes, spend)
-        for at_rate in [_at_rate(base, rates.get(smaller) if spend == TOKENS else None)]
+        for tuned in [at_rate(base, rates.get(smaller) if spend == TOKENS else None)]
         for seed in seeds
     ]
 
 
-def _at_rate(base: RunConfig, rate: float | None) -> RunConfig:
+def at_rate(base: RunConfig, rate: float | None) -> RunConfig:
+    """The configuration with that rate of Muon's; None: as it is."""
     if rate is None:
         return base
     optimizer = dataclasses.replace(base.optimizer, muon_learning_rate=rate)
     return dataclasses.replace(base, optimizer=optimizer)
 
 
-def _deeper(model: ModelConfig, times: int) -> ModelConfig:
+def deeper(model: ModelConfig, times: int) -> ModelConfig:
+    """The model with its pattern of blocks repeated."""
     return dataclasses.replace(model, pattern=model.pattern * times)
 
 

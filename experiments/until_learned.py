@@ -50,14 +50,13 @@ def to_learn(preset: Preset, depths: dict[int, tuple[int, ...]], **train: Any) -
 
 def at_rate(preset: Preset, muon_learning_rate: float) -> Preset:
     """The preset with one rate for all N."""
-    optimizer = dataclasses.replace(preset.config.optimizer, muon_learning_rate=muon_learning_rate)
-    config = dataclasses.replace(preset.config, optimizer=optimizer)
+    config = cells.at_rate(preset.config, muon_learning_rate)
     return dataclasses.replace(preset, config=config, matched_rates={})
 
 
 def twice_the_blocks(preset: Preset) -> Preset:
     """The preset with its pattern of blocks repeated."""
-    model = dataclasses.replace(preset.config.model, pattern=preset.config.model.pattern * 2)
+    model = cells.deeper(preset.config.model, 2)
     return dataclasses.replace(preset, config=dataclasses.replace(preset.config, model=model))
 
 

@@ -208,19 +208,25 @@ def compared(summary: Iterable[DepthCost]) -> list[list[DepthCost]]:
     Raises:
       ReportError: an N is there twice.
     """
-    found: dict[tuple[Any, ...], list[DepthCost]] = {}
     chosen = [group for group in summary if group["match"] in ON_TOKENS]
-    for group in sorted(chosen, key=lambda group: group["budget_flops"]):
-        budgets = (key for key in found if key[:-1] == setting(group) + (group["depth"],))
-        near = (key for key in budgets if group["budget_flops"] <= key[-1] * (1 + _SAME_BUDGET))
-        key = next(near, (*setting(group), group["depth"], group["budget_flops"]))
-        found.setdefault(key, []).append(group)
-    for groups in found.values():
+    sets: list[list[DepthCost]] = []
+    for group in sorted(chosen, key=lambda g: (*setting(g), g["depth"], g["budget_flops"])):
+        if sets and _may_be_compared(sets[-1][0], group):
+            sets[-1].append(group)
+        else:
+            sets.append([group])
+    for groups in sets:
         groups.sort(key=lambda group: group["passes"])
         for one, other in zip(groups, groups[1:], strict=False):
             if one["passes"] == other["passes"]:
                 raise ReportError(f"{name(one)} is there twice at {one['at']}, {one['size']}")
-    return [found[key] for key in sorted(found)]
+    return sets
+
+
+def _may_be_compared(one: DepthCost, other: DepthCost) -> bool:
+    """Whether setting, depth and budget are the same."""
+    same = setting(one) == setting(other) and one["depth"] == other["depth"]
+    return same and abs(other["budget_flops"] / one["budget_flops"] - 1) <= _SAME_BUDGET
 
 
 def setting(group: DepthCost) -> tuple[str, str, str]:
@@ -244,12 +250,8 @@ def lines(summary: Sequence[DepthCost]) -> list[list[str]]:
 
 def _one_pass(group: DepthCost, sets: Sequence[Sequence[DepthCost]]) -> DepthCost | None:
     """N = 1 of its setting and depth that had the same budget, or None."""
-    for one, *_ in sets:
-        same = setting(one) == setting(group) and one["depth"] == group["depth"]
-        spent = abs(group["budget_flops"] / one["budget_flops"] - 1) <= _SAME_BUDGET
-        if one["passes"] == 1 and same and spent:
-            return one
-    return None
+    ones = (groups[0] for groups in sets if groups[0]["passes"] == 1)
+    return next((one for one in ones if _may_be_compared(one, group)), None)
 
 
 def _line(group: DepthCost, one: DepthCost | None) -> list[str]:
