@@ -17,6 +17,7 @@ SWEPT = (
     "rollout_curriculum",
     "cost_of_depth",
     "cost_of_depth_depo",
+    "ttt_e2e",
 )
 EXPERIMENTS = (*SWEPT, "cost_of_sleep")
 

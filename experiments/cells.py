@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from sleep_jax.config import ModelConfig, RunConfig
+from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
 from sleep_jax.flops import training_flops, training_flops_per_step
+from sleep_jax.model.config import ModelConfig
 
 HYBRID, EVICTED, FULL_CACHE = "hybrid", "transformer_evicted", "transformer_full_cache"
 # What a smaller N may spend the FLOPs of the largest on, and the `match` of its row.
@@ -35,8 +36,10 @@ class Cell:
 
     @property
     def update_rule(self) -> str:
-        """The local rule of the fast weights; "none" where there are none."""
+        """What writes the fast weights: a local rule or "prime_mlp"; "none" without them."""
         model = self.config.model
+        if model.written_by_gradient:
+            return "prime_mlp"
         return model.gated_delta_net.update_rule if model.has_fast_weights else "none"
 
     @property
@@ -196,6 +199,7 @@ def _wider(model: ModelConfig, more: int) -> ModelConfig:
             value_heads=key_heads * (delta.value_heads // delta.key_heads),
             generator_hidden=round(delta.generator_hidden * grow),
         ),
+        prime_mlp=dataclasses.replace(model.prime_mlp, hidden=round(model.prime_mlp.hidden * grow)),
     )
 
 

@@ -19,14 +19,9 @@ from absl import flags
 
 from experiments import cli, presets
 from experiments.bench import timing
-from sleep_jax.config import (
-    AttentionConfig,
-    GatedDeltaNetConfig,
-    RunConfig,
-    require,
-    to_dict,
-)
+from sleep_jax.config import RunConfig, to_dict
 from sleep_jax.errors import UserError
+from sleep_jax.model.config import AttentionConfig, GatedDeltaNetConfig, require
 from sleep_jax.overrides import override
 from sleep_jax.tasks.rule110 import Rule110Config
 

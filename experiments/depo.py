@@ -15,7 +15,7 @@ from absl import flags
 
 from experiments import binary, cli, presets
 from experiments.presets import Preset
-from sleep_jax.config import AttentionConfig, GatedDeltaNetConfig
+from sleep_jax.model.config import AttentionConfig, GatedDeltaNetConfig
 from sleep_jax.tasks.depo import DepoConfig
 
 _MAX_HOPS = flags.DEFINE_list(

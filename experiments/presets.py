@@ -8,16 +8,9 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Mapping
 
-from sleep_jax.config import (
-    AttentionConfig,
-    GatedDeltaNetConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    SleepConfig,
-    TrainConfig,
-)
+from sleep_jax.config import OptimizerConfig, RunConfig, SleepConfig, TrainConfig
 from sleep_jax.errors import UserError
+from sleep_jax.model.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
 from sleep_jax.tasks.rule110 import Rule110Config
 from sleep_jax.tasks.task import Task
 

@@ -16,14 +16,8 @@ import sys
 
 from experiments import binary, cli, gsm_infinite, presets
 from experiments.presets import Preset
-from sleep_jax.config import (
-    AttentionConfig,
-    GatedDeltaNetConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TrainConfig,
-)
+from sleep_jax.config import OptimizerConfig, RunConfig, TrainConfig
+from sleep_jax.model.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
 from sleep_jax.pretrained import files, standin
 from sleep_jax.tasks.gsm_infinite.task import GsmInfiniteConfig
 

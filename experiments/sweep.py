@@ -27,9 +27,10 @@ import jax
 from experiments.cells import Cell
 from experiments.cli import STOP_SIGNALS, STOPPED, StopSignal, set_up_logging
 from sleep_jax import claims, distributed, processes, records
-from sleep_jax.config import ModelConfig, SleepConfig, to_dict
+from sleep_jax.config import SleepConfig, to_dict
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
+from sleep_jax.model.config import ModelConfig
 from sleep_jax.pretrained import llama
 from sleep_jax.training import loop
 from sleep_jax.training.evaluation import evaluation_sequences

@@ -7,8 +7,9 @@ from absl import flags
 
 from experiments.binary import Experiment
 from experiments.presets import Preset
-from sleep_jax.config import UPDATE_RULES, RunConfig
+from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
+from sleep_jax.model.config import UPDATE_RULES
 
 _UPDATE_RULES = flags.DEFINE_list(
     "update_rules", list(UPDATE_RULES), "Local rules of the fast weights, comma-separated."

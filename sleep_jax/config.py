@@ -3,133 +3,12 @@
 import dataclasses
 from typing import Any
 
-from sleep_jax.errors import UserError
+from sleep_jax.model.config import ModelConfig, require
 from sleep_jax.tasks.rule110 import Rule110Config
 from sleep_jax.tasks.task import Task
 
-MIXERS = ("attention", "gated_delta_net")
 # What an update changes: every parameter, or those of the fast-weight blocks alone.
 TRAINED = ("all", "fast_weights")
-# Local rules of the fast weights; what each is, is said in model/gated_delta_net.py.
-UPDATE_RULES = ("hebbian", "delta", "gated_delta", "gated_delta_negative", "kda", "jet")
-
-
-def require(condition: bool, field: str, value: object, allowed: str) -> None:
-    """Raises UserError naming the field, its value and what is allowed, unless `condition`."""
-    if not condition:
-        raise UserError(f"{field}={value!r} is not possible; allowed: {allowed}")
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionConfig:
-    """Softmax attention."""
-
-    heads: int = 2
-    kv_heads: int = 2
-    head_dim: int = 32
-    qk_norm: bool = False
-    rope_theta: float = 10_000.0
-
-    def validate(self) -> None:
-        require(self.heads >= 1, "model.attention.heads", self.heads, ">= 1")
-        require(
-            self.kv_heads >= 1 and self.heads % self.kv_heads == 0,
-            "model.attention.kv_heads",
-            self.kv_heads,
-            f"a divisor of model.attention.heads={self.heads}",
-        )
-        even = self.head_dim >= 2 and self.head_dim % 2 == 0
-        require(even, "model.attention.head_dim", self.head_dim, "even, >= 2 (RoPE turns pairs)")
-
-
-@dataclasses.dataclass(frozen=True)
-class GatedDeltaNetConfig:
-    """Gated DeltaNet (arXiv 2412.06464) and its relatives: rule, heads, sizes of fast weights."""
-
-    key_heads: int = 2
-    value_heads: int = 2
-    key_dim: int = 32
-    value_dim: int = 32
-    conv_width: int = 4
-    update_rule: str = "gated_delta"
-    # Of "jet": hidden units that make the convolution's kernels; Jet-Nemotron has an eighth of the
-    # value features. It is the same on every shard of a mesh, so it is no share here.
-    generator_hidden: int = 8
-
-    def validate(self) -> None:
-        for name in ("key_heads", "key_dim", "value_dim", "conv_width", "generator_hidden"):
-            value = getattr(self, name)
-            require(value >= 1, f"model.gated_delta_net.{name}", value, ">= 1")
-        rule = self.update_rule
-        known = ", ".join(UPDATE_RULES)
-        require(rule in UPDATE_RULES, "model.gated_delta_net.update_rule", rule, known)
-        require(
-            self.value_heads >= 1 and self.value_heads % self.key_heads == 0,
-            "model.gated_delta_net.value_heads",
-            self.value_heads,
-            f"a multiple of model.gated_delta_net.key_heads={self.key_heads}",
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """Pre-norm decoder; `pattern` names the mixer of each block, first block first."""
-
-    pattern: tuple[str, ...] = ("attention", "gated_delta_net", "attention", "gated_delta_net")
-    d_model: int = 64
-    mlp_hidden: int = 128
-    vocab_size: int = 3
-    norm_eps: float = 1e-6
-    tied_embeddings: bool = False  # logits are products with the embedding itself
-    # The Gated DeltaNet blocks are additions to a trained stack of attention blocks: no MLP, and an
-    # output projection of zeros at first, so that they change nothing before they are trained.
-    inserted: bool = False
-    # (first, end): passes repeat only these blocks; those before run once, ahead of the first pass,
-    # those from `end` on once, behind the last. Empty: all are repeated. The paper repeats the
-    # middle 14 of 28 blocks of Jet-Nemotron, which was not trained in loops (Ouro was: all).
-    looped: tuple[int, ...] = ()
-    # "auto" is bfloat16 where the device computes in it (TPU, GPU), float32 on CPU.
-    activation_dtype: str = "auto"
-    attention: AttentionConfig = AttentionConfig()
-    gated_delta_net: GatedDeltaNetConfig = GatedDeltaNetConfig()
-
-    @property
-    def has_fast_weights(self) -> bool:
-        return "gated_delta_net" in self.pattern
-
-    @property
-    def loop(self) -> tuple[int, int]:
-        """The first block that passes repeat, and the one after the last."""
-        first, end = self.looped or (0, len(self.pattern))
-        return first, end
-
-    def validate(self) -> None:
-        known = bool(self.pattern) and all(name in MIXERS for name in self.pattern)
-        require(known, "model.pattern", ",".join(self.pattern), f"a list of {', '.join(MIXERS)}")
-        for name in ("d_model", "mlp_hidden", "vocab_size"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), ">= 1")
-        dtypes = ("auto", "float32", "bfloat16")
-        dtype = self.activation_dtype
-        require(dtype in dtypes, "model.activation_dtype", dtype, ", ".join(dtypes))
-        require(
-            not self.inserted or set(self.pattern) == set(MIXERS),
-            "model.inserted",
-            self.inserted,
-            "false, or both mixers in model.pattern",
-        )
-        self._validate_looped()
-        self.attention.validate()
-        self.gated_delta_net.validate()
-
-    def _validate_looped(self) -> None:
-        """Raises UserError where there is no such part, or repeating it would write nothing."""
-        last = len(self.pattern)
-        given = len(self.looped) == 2 and 0 <= self.looped[0] < self.looped[1] <= last
-        allowed = f"empty, or first,end with 0 <= first < end <= {last}"
-        require(not self.looped or given, "model.looped", self.looped, allowed)
-        first, end = self.loop
-        writes = "gated_delta_net" in self.pattern[first:end] or not self.has_fast_weights
-        require(writes, "model.looped", self.looped, "a part of model.pattern with fast weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,6 +215,7 @@ class RunConfig:
         require(possible, "optimizer.trained", self.optimizer.trained, allowed)
         self._validate_hard_eviction()
         self._validate_pretrained()
+        self._validate_prime_mlp()
         vocabulary = self.model.vocab_size
         needed = self.task.vocab_size
         require(vocabulary >= needed, "model.vocab_size", vocabulary, f">= {needed} for this task")
@@ -372,6 +252,20 @@ class RunConfig:
             value = getattr(self.task, field, None)
             allowed = f"{needed!r} with train.pretrained={weights!r}"
             require(value == needed, f"task.{field}", value, allowed)
+
+    def _validate_prime_mlp(self) -> None:
+        """Raises UserError where gradient steps cannot take the place of passes."""
+        if not self.model.written_by_gradient:
+            return
+        for field, value, allowed in (
+            ("sleep.cache", self.sleep.cache, "evict"),
+            ("sleep.backward_passes", self.sleep.backward_passes, 0),
+            ("train.halting_thresholds", self.train.halting_thresholds, ()),
+            ("optimizer.trained", self.optimizer.trained, "all"),
+        ):
+            require(value == allowed, field, value, f"{allowed!r} with prime_mlp in model.pattern")
+        allowed = "windows of 2 tokens or more with prime_mlp in model.pattern, to predict one"
+        require(self.task.window >= 2, "task.window", self.task.window, allowed)
 
     @property
     def sequence_length(self) -> int:

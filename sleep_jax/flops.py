@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sleep_jax.config import GatedDeltaNetConfig, ModelConfig, RunConfig
+from sleep_jax.config import RunConfig
 from sleep_jax.curriculum import Stage, stages_by_step
+from sleep_jax.model.config import GatedDeltaNetConfig, ModelConfig
 
 
 class BlockFlops(NamedTuple):
@@ -42,6 +43,8 @@ def block_flops(config: ModelConfig, mixer: str, length: int, kept: int = 0) -> 
         out = d * a.heads * a.head_dim
         into, write = out + 2 * d * a.kv_heads * a.head_dim, 0
         read = 2 * a.heads * a.head_dim * (kept + length)
+    elif mixer == "prime_mlp":
+        into, write, read, out = 0, 0, 3 * d * config.prime_mlp.hidden, 0
     else:
         g = config.gated_delta_net
         key, value = g.key_heads * g.key_dim, g.value_heads * g.value_dim
@@ -76,7 +79,28 @@ def forward_flops(config: RunConfig, passes: int) -> int:
 
 
 def _unembedding(config: RunConfig) -> int:
-    return 2 * config.task.answer_length * config.model.d_model * config.model.vocab_size
+    return _unembedding_of(config.model, config.task.answer_length)
+
+
+def _unembedding_of(model: ModelConfig, length: int) -> int:
+    return 2 * length * model.d_model * model.vocab_size
+
+
+def gradient_step_flops(model: ModelConfig, length: int) -> int:
+    """Operations of one gradient step of test-time training on a window of one sequence.
+
+    Forward from the first prime MLP on, and back to it: the gradient of every input there, of the
+    weights for the prime MLPs alone; two of a product between activations. The first prime MLP's
+    input has none.
+    """
+    first, _ = model.loop
+    forward = backward = _unembedding_of(model, length)
+    for mixer in model.pattern[first:]:
+        block = block_flops(model, mixer, length)
+        forward += sum(block)
+        backward += sum(block) + block.read
+    first_read = block_flops(model, model.pattern[first], length).read
+    return forward + backward - first_read * 2 // 3
 
 
 def _in_blocks(config: RunConfig, passes: int, frozen_weights: bool = False) -> int:
@@ -97,7 +121,12 @@ def _in_blocks(config: RunConfig, passes: int, frozen_weights: bool = False) -> 
     if config.sleep.cache == "keep":
         return window(config.sequence_length)
     context = 0
-    if slide or model.has_fast_weights:
+    if model.written_by_gradient:
+        first, _ = model.loop
+        step = gradient_step_flops(model, task.window)
+        once = window(task.window, model.pattern[:first])
+        context = task.context_windows * (once + passes * step) if passes else 0
+    elif slide or model.has_fast_weights:
         first, end = model.loop
         again = (passes - 1) * window(task.window, model.pattern[first:end])
         keeps_state = [slide or mixer != "attention" for mixer in model.pattern]
@@ -120,6 +149,8 @@ def training_flops_per_step(config: RunConfig) -> int:
     passes = config.sleep.passes
     back = min(config.sleep.backward_passes or passes, passes)
     forward = forward_flops(config, passes)
+    if config.model.written_by_gradient and not config.model.prime_mlp.second_order:
+        back = 0  # into no context window: what a step writes is a constant
     backward = 2 * forward_flops(config, back) - _frozen_flops(config, back)
     return config.train.batch_size * (forward + backward)
 

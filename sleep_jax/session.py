@@ -3,8 +3,8 @@
 Two jitted programs do all of it, one for a token and one for a full window. Awake, a token is one
 pass from the fast weights that the last sleep left, attending to the tokens of the window so far
 (under "slide" to those kept from earlier windows as well). When the window is full, N passes over
-its tokens start again from the state in which the window began, as in `sleep.read`: what the tokens
-wrote while awake is forgotten.
+its tokens (or N gradient steps on them) start again from the state in which the window began, as in
+`sleep.read`: what the tokens wrote while awake is forgotten.
 """
 
 import functools
@@ -17,10 +17,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from sleep_jax import sleep
-from sleep_jax.config import ModelConfig, SleepConfig
+from sleep_jax.config import SleepConfig
 from sleep_jax.errors import UserError
 from sleep_jax.model import decoder
 from sleep_jax.model.attention import KeyValues
+from sleep_jax.model.config import ModelConfig
 
 
 class SessionState(NamedTuple):
@@ -104,7 +105,7 @@ def programs(model: ModelConfig, loop: SleepConfig, window: int) -> Programs:
                 if isinstance(block, KeyValues)
             }
             before = {**before, **rewound}
-        after = sleep.sleep(bound, bound.embed(tokens), before, loop.passes)
+        after = sleep.end_window(bound, tokens, before, loop)
         return state._replace(
             asleep=without_cache(after),
             awake=after if slide else opened(after, tokens.shape[0]),

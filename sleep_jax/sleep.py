@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sleep_jax import distributed
-from sleep_jax.config import ModelConfig, SleepConfig
+from sleep_jax import distributed, ttt_e2e
+from sleep_jax.config import SleepConfig
 from sleep_jax.model import decoder
+from sleep_jax.model.config import ModelConfig, PrimeMLPConfig
 from sleep_jax.model.decoder import Parameters, State
 
 Blocks = Callable[[jax.Array, State], tuple[jax.Array, State]]
@@ -33,7 +34,7 @@ class Model(NamedTuple):
 
     `blocks` are `prelude`, `core` and `coda` one after the other; the passes of sleep repeat the
     core, and mostly it is all there is. `evict(state)` is what is left of the state when a window
-    is over.
+    is over. `prime_mlp`: gradient steps write the fast weights, not passes; None where passes do.
     """
 
     embed: Callable[[jax.Array], jax.Array]
@@ -43,6 +44,7 @@ class Model(NamedTuple):
     coda: Blocks
     unembed: Callable[[jax.Array], jax.Array]
     evict: Callable[[State], State]
+    prime_mlp: PrimeMLPConfig | None = None
 
 
 def bind(config: ModelConfig, params: Parameters) -> Model:
@@ -57,6 +59,7 @@ def bind(config: ModelConfig, params: Parameters) -> Model:
         coda=functools.partial(blocks, start=end),
         unembed=functools.partial(decoder.unembed, config, params),
         evict=functools.partial(decoder.evict, config),
+        prime_mlp=config.prime_mlp if config.written_by_gradient else None,
     )
 
 
@@ -73,6 +76,27 @@ def initial_state(
         return fast
     span = windows[0]
     return decoder.with_cache(model, fast, batch, span=span, kept=span - 1, room=max(windows))
+
+
+def end_window(model: Model, tokens: jax.Array, state: State, config: SleepConfig) -> State:
+    """What happens when a context window is full: its content is written, and its cache dropped.
+
+    By N passes over it, or, in a model with prime MLPs, by N gradient steps on it.
+
+    Args:
+      tokens: `[B, L]` int32, the window.
+      state: in which the window began.
+    """
+    h = model.embed(tokens)
+    if model.prime_mlp is None:
+        return sleep(model, h, state, config.passes, config.remat, config.backward_passes)
+    h, state = model.prelude(h, state)  # none of it depends on the fast weights
+
+    def predict(fast: State) -> jax.Array:
+        return model.unembed(model.core(h, fast)[0])
+
+    remat = config.remat == "pass"
+    return ttt_e2e.descend(predict, tokens, state, config.passes, model.prime_mlp, remat)
 
 
 def sleep(
@@ -172,8 +196,7 @@ def read(model: Model, windows: jax.Array, state: State, config: SleepConfig) ->
     """
 
     def one_window(state: State, tokens: jax.Array):
-        h = model.embed(tokens)
-        return sleep(model, h, state, config.passes, config.remat, config.backward_passes), None
+        return end_window(model, tokens, state, config), None
 
     if config.remat == "window":
         one_window = jax.checkpoint(one_window)

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from experiments import cells, presets
-from sleep_jax.config import AttentionConfig, GatedDeltaNetConfig
 from sleep_jax.flops import training_flops
+from sleep_jax.model.config import AttentionConfig, GatedDeltaNetConfig
 from sleep_jax.model.decoder import count_parameters
 from tests import tiny
 

@@ -7,8 +7,9 @@ import jax
 import pytest
 
 from sleep_jax import distributed, flops
-from sleep_jax.config import UPDATE_RULES, OptimizerConfig, SleepConfig
+from sleep_jax.config import OptimizerConfig, SleepConfig
 from sleep_jax.model import decoder
+from sleep_jax.model.config import UPDATE_RULES
 from sleep_jax.training.step import Program, _gradient_sum, predict
 from tests import tiny
 

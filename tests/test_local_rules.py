@@ -6,7 +6,7 @@ import re
 import pytest
 
 from experiments.report import depths, kinds, rule110, rules
-from sleep_jax.config import UPDATE_RULES
+from sleep_jax.model.config import UPDATE_RULES
 from tests.from_outside import ends, run
 from tests.test_report_depths import row as depo_row
 

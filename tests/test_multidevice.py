@@ -22,6 +22,7 @@ from sleep_jax import distributed
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
 from sleep_jax.model import decoder
+from sleep_jax.model.config import PrimeMLPConfig
 from sleep_jax.model.decoder import count_parameters
 from sleep_jax.tasks.task import TRAIN
 from sleep_jax.training import evaluation, step
@@ -43,7 +44,8 @@ WEAK = dataclasses.replace(
 
 @functools.cache
 def mesh_of(sizes, axis_type=AxisType.Auto):
-    return distributed.make_mesh(MeshConfig(*sizes), axis_type)
+    devices = jax.devices()[: math.prod(sizes)]
+    return distributed.make_mesh(MeshConfig(*sizes), axis_type, devices)
 
 
 def batch(index, config=CONFIG):
@@ -126,6 +128,26 @@ def test_five_steps_equal_those_of_one_device(sizes, axis_type):
 def test_features_that_all_heads_share_get_their_whole_gradient(rule):
     config = dataclasses.replace(CONFIG, model=tiny.with_rule(CONFIG.model, rule))
     assert_same(run(config, mesh_of((2, 2, 2))), reference(config), 1e-5)
+
+
+def test_gradient_steps_are_those_of_one_device():
+    """Of prime MLPs: a device takes those of its sequences, with W0 gathered."""
+    model = dataclasses.replace(
+        CONFIG.model, pattern=("attention", "prime_mlp"), prime_mlp=PrimeMLPConfig(hidden=8)
+    )
+    config = dataclasses.replace(CONFIG, model=model)
+    program, params = Program.of(config, "cpu"), initial_state(config).params
+
+    def gradient_on(sizes):
+        summed = jax.jit(step._gradient_sum(program, mesh_of(sizes)))
+        gradient, _ = summed(params, distributed.to_mesh(batch(0, config), mesh_of(sizes)))
+        return jax.tree.leaves(jax.tree.map(np.asarray, gradient))
+
+    # Of one update: after five, Muon has made rounding larger than that.
+    for got, want in zip(gradient_on((2, 4, 1)), gradient_on((1, 1, 1)), strict=True):
+        assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want)
+    with pytest.raises(UserError, match="--tensor=2 is not possible with prime_mlp"):
+        compiled(config, mesh_of((2, 2, 2)))
 
 
 def test_micro_batches_make_the_same_update():

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.report import depth_cost, needs, rule110, sources
 from experiments.report.words import quote
-from sleep_jax.config import UPDATE_RULES
+from sleep_jax.model.config import UPDATE_RULES
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "experiments" / "results"

@@ -28,7 +28,7 @@ def params():
 @pytest.fixture(scope="module")
 def model(params):
     bound = sleep.bind(tiny.MODEL, params)
-    return sleep.Model(*(jax.jit(f) for f in bound))
+    return tiny.compiled(bound)
 
 
 def no_fast(batch=BATCH):
@@ -161,18 +161,9 @@ def test_rematerialisation_changes_memory_not_numbers(params):
         assert_trees_all_close(other, gradients[0], rtol=1e-4, atol=1e-6)
 
 
-def float64_attention(q, k, v, is_causal):
-    """`jax.nn.dot_product_attention` without its float32 softmax, which would drown differences."""
-    assert is_causal
-    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
-    logits = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
-    logits = jnp.where(jnp.tril(jnp.ones(logits.shape[-2:], bool)), logits, -jnp.inf)
-    return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(logits, -1), v)
-
-
 def test_gradient_through_two_passes_against_finite_differences(params, monkeypatch):
     """float64 from end to end; every parameter moves along one random direction."""
-    monkeypatch.setattr(jax.nn, "dot_product_attention", float64_attention)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", tiny.float64_attention)
     config = dataclasses.replace(tiny.MODEL, activation_dtype="float64")
     with jax.enable_x64(True):
         params = jax.tree.map(lambda x: x.astype(jnp.float64), params)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from sleep_jax import flops, sleep
-from sleep_jax.config import UPDATE_RULES, SleepConfig
+from sleep_jax.config import SleepConfig
 from sleep_jax.model import decoder
+from sleep_jax.model.config import UPDATE_RULES
 from sleep_jax.tasks.rule110 import Rule110Config
 from sleep_jax.training.step import predict
 from tests import tiny
@@ -192,7 +193,7 @@ def test_the_gradient_of_one_pass_is_that_of_the_ordinary_hybrid(rule):
 
 def test_passes_see_what_was_kept_before_the_window_and_keep_what_the_last_one_made():
     params, tokens = params_of(MODEL), batch_of(2, 5)["context"]
-    model = sleep.Model(*(jax.jit(f) for f in sleep.bind(MODEL, params)))
+    model = tiny.compiled(sleep.bind(MODEL, params))
     first = sleep.read(
         model, tokens[:, :1], sleep.initial_state(MODEL, SLIDE, BATCH, (5, 1)), SLIDE
     )

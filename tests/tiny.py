@@ -2,15 +2,12 @@
 
 import dataclasses
 
-from sleep_jax.config import (
-    AttentionConfig,
-    GatedDeltaNetConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    SleepConfig,
-    TrainConfig,
-)
+import jax
+import jax.numpy as jnp
+
+from sleep_jax import sleep
+from sleep_jax.config import OptimizerConfig, RunConfig, SleepConfig, TrainConfig
+from sleep_jax.model.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
 from sleep_jax.tasks.rule110 import Rule110Config
 
 MODEL = ModelConfig(
@@ -57,3 +54,18 @@ def run_config(passes: int = 2, steps: int = 12, **train: object) -> RunConfig:
         optimizer=OptimizerConfig(muon_learning_rate=1e-2, adamw_learning_rate=2e-3),
         train=dataclasses.replace(config, **train),  # type: ignore[arg-type]
     )
+
+
+def float64_attention(q, k, v, is_causal):
+    """`jax.nn.dot_product_attention` without its float32 softmax, which would drown differences."""
+    assert is_causal
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+    logits = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
+    logits = jnp.where(jnp.tril(jnp.ones(logits.shape[-2:], bool)), logits, -jnp.inf)
+    return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(logits, -1), v)
+
+
+def compiled(model: sleep.Model) -> sleep.Model:
+    """The model with each of its functions compiled."""
+    functions = {name: x for name, x in model._asdict().items() if callable(x)}
+    return model._replace(**{name: jax.jit(f) for name, f in functions.items()})

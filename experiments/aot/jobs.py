@@ -10,15 +10,9 @@ import numpy as np
 
 from experiments.__main__ import SWEPT
 from experiments.presets import Preset
-from sleep_jax.config import (
-    AttentionConfig,
-    GatedDeltaNetConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TrainConfig,
-)
+from sleep_jax.config import OptimizerConfig, RunConfig, TrainConfig
 from sleep_jax.errors import UserError
+from sleep_jax.model.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
 from sleep_jax.tasks.task import Batch
 
 

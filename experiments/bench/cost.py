@@ -11,8 +11,9 @@ import numpy as np
 
 from experiments.bench import measure, timing
 from sleep_jax import distributed
-from sleep_jax.config import ModelConfig, RunConfig, SleepConfig
+from sleep_jax.config import RunConfig, SleepConfig
 from sleep_jax.model import decoder
+from sleep_jax.model.config import ModelConfig
 from sleep_jax.session import Session
 
 log = logging.getLogger("sleep_jax")

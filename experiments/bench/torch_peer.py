@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from sleep_jax.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
+from sleep_jax.model.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
 from sleep_jax.model.decoder import block_name
 
 Weights = dict[str, Tensor]

@@ -226,7 +226,17 @@ def compared(summary: Iterable[DepthCost]) -> list[list[DepthCost]]:
 def _may_be_compared(one: DepthCost, other: DepthCost) -> bool:
     """Whether setting, depth and budget are the same."""
     same = setting(one) == setting(other) and one["depth"] == other["depth"]
-    return same and abs(other["budget_flops"] / one["budget_flops"] - 1) <= _SAME_BUDGET
+    return same and _same_budget(one, other)
+
+
+def _same_budget(one: DepthCost, other: DepthCost) -> bool:
+    return abs(other["budget_flops"] / one["budget_flops"] - 1) <= _SAME_BUDGET
+
+
+def same_but_for_rule(one: DepthCost, other: DepthCost) -> bool:
+    """Whether the two differ in what writes the fast weights, and in nothing else."""
+    keys = ("passes", "depth", "regime", "size", "blocks", "target_accuracy")
+    return all(one[key] == other[key] for key in keys) and _same_budget(one, other)
 
 
 def setting(group: DepthCost) -> tuple[str, str, str]:

@@ -20,6 +20,7 @@ from experiments.report import (
     regimes,
     rule110,
     rules,
+    writers,
 )
 from experiments.report.conclusion import conclude
 
@@ -137,6 +138,7 @@ KINDS = {
     "rollout_curriculum": ROLLOUT_CURRICULUM,
     "cost_of_depth": _cost_of_depth(RULE_110, depth_cost.RULE_110),
     "cost_of_depth_depo": _cost_of_depth(DEPO, depth_cost.DEPO),
+    "ttt_e2e": _cost_of_depth(DEPO, depth_cost.DEPO)._replace(conclude=writers.conclude),
 }
 
 

@@ -1,8 +1,8 @@
 """What each N needs to learn a depth: all tasks and sizes of model side by side.
 
-A line is one depth of one source of `EXP=cost_of_depth` or `cost_of_depth_depo`, on the test split,
-where N = 1 stands beside a larger N with seeds enough for an interval. Every N of it had the same
-FLOPs at most.
+A line is one depth of one source of `EXP=cost_of_depth`, `cost_of_depth_depo` or `ttt_e2e`, on the
+test split, where N = 1 stands beside a larger N with seeds enough for an interval. Every N of it
+had the same FLOPs at most.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,8 @@ from experiments.report.sources import COMMITTED, Source
 from experiments.report.style import MARKERS, STYLE, colours, save
 from experiments.report.tables import markdown_table
 
-TASKS = {"cost_of_depth": "Rule 110", "cost_of_depth_depo": "Depo"}  # in the order of the lines
+# In the order of the lines.
+TASKS = {"cost_of_depth": "Rule 110", "cost_of_depth_depo": "Depo", "ttt_e2e": "Depo"}
 _SEEDS = 3  # the fewest of a line
 _TARGET = 0.9  # of the presets; another one is not comparable, and left out
 NOTE = (
@@ -64,7 +65,7 @@ def lines(sources: Iterable[Source]) -> list[Line]:
         if source.experiment in TASKS and not source.is_smoke
         for line in _of(source)
     ]
-    names = list(TASKS.values())
+    names = list(dict.fromkeys(TASKS.values()))
     return sorted(
         found,
         key=lambda line: (

@@ -16,7 +16,7 @@ from experiments.report import conclusion
 from experiments.report.groups import short
 from experiments.report.style import COLOURS, COLUMN, FLOOR, MARKERS, STYLE, legend, save
 from experiments.report.words import TRAINED_ON, quote
-from sleep_jax.config import UPDATE_RULES
+from sleep_jax.model.config import UPDATE_RULES
 
 # What one rule scores with one N at one depth: `exact_accuracy`, `floor` and the group's fields.
 Score = Mapping[str, Any]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from sleep_jax.config import AttentionConfig
+from sleep_jax.model.config import AttentionConfig
 from sleep_jax.model.layers import Linear, RMSNorm, rotate
 
 

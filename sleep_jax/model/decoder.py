@@ -4,8 +4,8 @@
 loop knows nothing of layers, the model nothing of windows, passes or eviction. The state is a dict
 by block name of what the blocks remember, and it alone decides what they can see of earlier tokens:
 
-- fast weights, one float32 array `[B, Hv, Dk, Dv]` per Gated DeltaNet: nothing else from before
-  this window is there, which is hard eviction;
+- fast weights, one float32 array `[B, Hv, Dk, Dv]` per Gated DeltaNet, or the `Displacement` of a
+  prime MLP: nothing else from before this window is there, which is hard eviction;
 - after `with_cache`, keys and values per attention block and the convolutions' last inputs per
   Gated DeltaNet as well: blocks go on where the last call stopped, by one token or many.
 """
@@ -19,15 +19,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.config import ModelConfig
 from sleep_jax.errors import UserError
 from sleep_jax.model.attention import Attention, KeyValues
+from sleep_jax.model.config import ModelConfig
 from sleep_jax.model.gated_delta_net import GatedDeltaNet, GatedDeltaNetState, convolved
 from sleep_jax.model.layers import RMSNorm, SwiGLU, parameter
+from sleep_jax.model.prime_mlp import Displacement, PrimeMLP, initial_displacement
 
 Parameters = Any  # nested dict of float32 arrays
-FastWeights = dict[str, jax.Array]
-BlockState = jax.Array | GatedDeltaNetState | KeyValues
+FastWeights = dict[str, Any]  # an array, or a Displacement, by block name
+BlockState = jax.Array | Displacement | GatedDeltaNetState | KeyValues
 State = dict[str, Any]  # a BlockState by block name
 
 
@@ -96,6 +97,9 @@ class Block(nn.Module):
         if self.mixer == "attention":
             assert state is None or isinstance(state, KeyValues)
             y, state = Attention(c.attention, c.norm_eps, name="mixer")(x, state)
+        elif self.mixer == "prime_mlp":
+            assert isinstance(state, dict), "fast weights are missing"
+            y, state = PrimeMLP(c.prime_mlp, name="mixer")(x, state)
         else:
             assert isinstance(state, jax.Array | GatedDeltaNetState), "fast weights are missing"
             init = nn.initializers.zeros if c.inserted else nn.initializers.lecun_normal()
@@ -121,10 +125,14 @@ def initial_fast_weights(config: ModelConfig, batch: int) -> FastWeights:
     """S = 0 for every fast-weight block (Algorithm 1); zeros, not learned."""
     c = config.gated_delta_net
     shape = (batch, c.value_heads, c.key_dim, c.value_dim)
+    empty = {
+        "gated_delta_net": lambda: jnp.zeros(shape, jnp.float32),
+        "prime_mlp": lambda: initial_displacement(config.prime_mlp, config.d_model, batch),
+    }
     return {
-        block_name(i, mixer): jnp.zeros(shape, jnp.float32)
+        block_name(i, mixer): empty[mixer]()
         for i, mixer in enumerate(config.pattern)
-        if mixer == "gated_delta_net"
+        if mixer in empty
     }
 
 
@@ -148,6 +156,8 @@ def with_cache(
         name = block_name(i, mixer)
         if mixer == "attention":
             state[name] = KeyValues(cache, cache, start=at, end=at, span=span)
+        elif mixer == "prime_mlp":
+            state[name] = fast[name]
         else:
             tails = (
                 jnp.zeros((batch, g.conv_width - 1, size), dtype) for size in convolved(g).values()
@@ -187,10 +197,15 @@ def shard(config: ModelConfig, shards: int) -> ModelConfig:
       UserError: the heads or the width of the MLP cannot be split evenly.
     """
     attention, delta = config.attention, config.gated_delta_net
+    if shards > 1 and config.written_by_gradient:
+        raise UserError(
+            f"--tensor={shards} is not possible with prime_mlp in model.pattern, whose gradient "
+            "steps want all of a sequence's fast weights on one device; allowed: --tensor=1"
+        )
     split = {"model.mlp_hidden": config.mlp_hidden}
     if "attention" in config.pattern:
         split["model.attention.kv_heads"] = attention.kv_heads
-    if config.has_fast_weights:
+    if "gated_delta_net" in config.pattern:
         split["model.gated_delta_net.key_heads"] = delta.key_heads
     for field, value in split.items():
         if value % shards:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from pallas_kernels import gated_delta_rule
-from sleep_jax.config import GatedDeltaNetConfig
+from sleep_jax.model.config import GatedDeltaNetConfig
 from sleep_jax.model.layers import Initializer, Linear, normalise_rms, parameter
 
 L2_EPS = 1e-6

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sleep_jax.config import AttentionConfig, ModelConfig, RunConfig
+from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
+from sleep_jax.model.config import AttentionConfig, ModelConfig
 from sleep_jax.model.decoder import block_name
 from sleep_jax.pretrained import gguf_file
 from sleep_jax.pretrained.gguf_file import GgufFile

@@ -7,7 +7,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sleep_jax import distributed, processes
-from sleep_jax.config import RunConfig, require
+from sleep_jax.config import RunConfig
+from sleep_jax.model.config import require
 from sleep_jax.model.decoder import Parameters
 from sleep_jax.tasks import frozen
 from sleep_jax.tasks.task import SPLITS, Batch

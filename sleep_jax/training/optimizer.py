@@ -27,6 +27,7 @@ MUON, ADAMW, FROZEN = "muon", "adamw", "frozen"
 _HIDDEN = {
     "in": ("query", "key", "value", "gate", "up", "decay", "generator"),
     "out": ("down", "output"),
+    "mixer": ("gate", "up", "down"),  # of a prime MLP: its W0
     "decay": ("up",),
     "value_convolution": ("kernels",),
 }

@@ -13,9 +13,10 @@ from jax import lax
 from jax.sharding import Mesh
 
 from sleep_jax import distributed, sleep
-from sleep_jax.config import ModelConfig, OptimizerConfig, RunConfig, SleepConfig
+from sleep_jax.config import OptimizerConfig, RunConfig, SleepConfig
 from sleep_jax.curriculum import Stage
 from sleep_jax.model import decoder
+from sleep_jax.model.config import ModelConfig
 from sleep_jax.training.optimizer import (
     optimizer,
     without_frozen_gradients,

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import gated_delta_rule
-from sleep_jax.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
 from sleep_jax.model import decoder
 from sleep_jax.model.attention import Attention
+from sleep_jax.model.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
 from sleep_jax.model.gated_delta_net import GatedDeltaNet, l2_normalise
 from sleep_jax.model.layers import RMSNorm, SwiGLU
 from tests.parity import BATCH, D_MODEL, VOCAB, Case

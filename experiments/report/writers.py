@@ -1,0 +1,36 @@
+"""What the report of `EXP=ttt_e2e` adds to `depth_cost`: one way to write beside the other."""
+
+from collections.abc import Sequence
+
+from experiments.report import depth_cost
+from experiments.report.depth_cost import DepthCost, compared, less, name, ratio
+
+
+def conclude(summary: Sequence[DepthCost]) -> str:
+    """The conclusion of `depth_cost`, and between it and its caution the writers compared."""
+    text = depth_cost.conclude(summary)
+    said, caution, rest = text.partition(" It may not be concluded")
+    return f"{said}{''.join(f' {one}' for one in _beside(summary))}{caution}{rest}"
+
+
+def _beside(summary: Sequence[DepthCost]) -> list[str]:
+    """A sentence for each two groups of one N, depth and budget that are written differently."""
+    groups = [group for groups in compared(summary) for group in groups]
+    return [
+        _sentence(one, other)
+        for i, one in enumerate(groups)
+        for other in groups[i + 1 :]
+        if one["update_rule"] != other["update_rule"] and depth_cost.same_but_for_rule(one, other)
+    ]
+
+
+def _sentence(one: DepthCost, other: DepthCost) -> str:
+    apart = "apart" if less(one, other) or less(other, one) else "not apart"
+    if not (all(one["reached"]) and all(other["reached"])):
+        return f"At {one['at']} {name(one)} and {name(other)} are {apart}."
+    times = ratio(one, other)
+    limits = f" [{times['ci95'][0]:.2f}, {times['ci95'][1]:.2f}]" if times["ci95"] else ""
+    return (
+        f"At {one['at']} {name(one)} takes {times['mean']:.2f}{limits} times what {name(other)} "
+        f"takes, {apart}."
+    )

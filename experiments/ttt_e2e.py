@@ -1,0 +1,90 @@
+"""Sleep or test-time training: what does each take to learn to follow k edges?
+
+    python -m experiments.ttt_e2e --preset=cpu [--writers=gated_delta_net,prime_mlp]
+        [--passes=1,2] [--max_hops=2] [--seeds=10,11] [--workdir=DIR] [--dry_run]
+
+Two ways to fill fixed-size fast weights before the cache is dropped, on one task and one budget: N
+passes of blocks that write (arXiv 2605.26099), and N gradient steps of a prime MLP on the window
+(TTT-E2E, arXiv 2512.23675). The two models differ in the mixer of their fast-weight blocks alone.
+Runs end when they have learned, as in experiments/cost_of_depth_depo.py, whose task this is.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+
+from absl import flags
+
+from experiments import binary, cli, cost_of_depth_depo, until_learned
+from experiments.cells import Cell
+from experiments.presets import Preset
+from sleep_jax.config import RunConfig
+from sleep_jax.errors import UserError
+from sleep_jax.flops import training_flops
+from sleep_jax.model.config import FAST_WEIGHTS, ModelConfig
+
+_WRITERS = flags.DEFINE_list(
+    "writers",
+    list(FAST_WEIGHTS),
+    "What has the fast weights: gated_delta_net (passes write), prime_mlp (gradient steps do).",
+)
+
+
+def cpu() -> Preset:
+    """`make experiment EXP=ttt_e2e`: cycles of up to 6 nodes, 2 hops, two blocks."""
+    return dataclasses.replace(cost_of_depth_depo.cpu(), passes=(1, 2), depths={2: (10, 11)})
+
+
+def smoke() -> Preset:
+    """Every part of the real thing, too short to learn. Used by the tests."""
+    return cost_of_depth_depo.smoke()
+
+
+def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
+    """For each writer the cells of cost_of_depth_depo, all with the FLOPs of the first writer's."""
+    names = _WRITERS.value
+    if not names or len(set(names)) < len(names) or not set(names) <= set(FAST_WEIGHTS):
+        allowed = f"some of {', '.join(FAST_WEIGHTS)}, each once"
+        raise UserError(f"--writers={','.join(names)} is not possible; allowed: {allowed}")
+    return [
+        cell
+        for name in names
+        for cell in until_learned.planned(
+            {depth: _written_by(name, config, preset) for depth, config in at.items()}, preset
+        )
+    ]
+
+
+def _written_by(name: str, base: RunConfig, preset: Preset) -> RunConfig:
+    """The run with this mixer for its fast weights, and as many FLOPs as gated delta nets have."""
+    loop = dataclasses.replace(base.sleep, passes=max(preset.passes))
+    config, usual = (
+        dataclasses.replace(base, sleep=loop, model=with_writer(base.model, mixer))
+        for mixer in (name, FAST_WEIGHTS[0])
+    )
+    steps = round(training_flops(usual) * config.steps / training_flops(config))
+    train = dataclasses.replace(config.train, tokens=steps * config.tokens_per_step)
+    return dataclasses.replace(config, train=train)
+
+
+def with_writer(model: ModelConfig, mixer: str) -> ModelConfig:
+    """The model with this mixer in the place of whatever has its fast weights."""
+    pattern = tuple(mixer if name in FAST_WEIGHTS else name for name in model.pattern)
+    return dataclasses.replace(model, pattern=pattern)
+
+
+EXPERIMENT = dataclasses.replace(
+    cost_of_depth_depo.EXPERIMENT,
+    name="ttt_e2e",
+    presets={"cpu": cpu, "smoke": smoke},
+    planned=_planned,
+)
+
+
+def main() -> int:
+    """Plans, runs and reports."""
+    return binary.main(EXPERIMENT)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, sys.argv))

@@ -1,0 +1,70 @@
+"""`EXP=ttt_e2e`: its plan, all of it at its smallest, and what its report adds on made-up rows."""
+
+import functools
+import json
+import re
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import binary, ttt_e2e
+from experiments.report import depth_cost, writers
+from sleep_jax.flops import training_flops
+from tests.from_outside import ends, run
+from tests.test_cost_of_depth import took
+from tests.test_needs import hops
+
+
+def test_every_writer_and_n_may_spend_the_same():
+    flags.FLAGS.mark_as_parsed()
+    preset = ttt_e2e.cpu()
+    planned = binary.plan(ttt_e2e.EXPERIMENT, preset)
+    seeds = len(preset.depths[2])
+    assert len({cell.name for cell in planned}) == len(planned) == 4 * seeds
+    most = training_flops(planned[0].config)
+    for cell in planned:
+        assert training_flops(cell.config) == pytest.approx(most, rel=0.001)
+    rules = [cell.update_rule for cell in planned]
+    assert rules == ["gated_delta"] * 2 * seeds + ["prime_mlp"] * 2 * seeds
+    with flagsaver.flagsaver(writers=["prime_mlp"]):
+        assert binary.plan(ttt_e2e.EXPERIMENT, preset) == planned[2 * seeds :]
+
+
+def test_the_smoke_preset_and_writers_that_are_not_there(tmp_path):
+    arguments = ("experiments", "ttt_e2e", "--preset=smoke", f"--workdir={tmp_path}")
+    result = run(*arguments, "--jobs=1", "--passes=1", "--set=train.target_accuracy=0.1")
+    assert result.returncode == 0, result.stderr
+    directory = tmp_path / "ttt_e2e" / "smoke"
+    results = json.loads((directory / "results.json").read_text())
+    assert results["missing"] == []
+    assert [row["update_rule"] for row in results["rows"]] == ["gated_delta", "prime_mlp"]
+    assert "| 1, prime mlp |" in (directory / "table.md").read_text()
+    assert (directory / "needs_by_depth.png").read_bytes().startswith(b"\x89PNG")
+    for value in ("attention", "", "prime_mlp,prime_mlp"):
+        refused = ends(*arguments, f"--writers={value}", "--dry_run")
+        said = f"--writers={value} is not possible; allowed: some of gated_delta_net, prime_mlp"
+        assert refused.returncode == 2 and said in refused.stderr
+
+
+def said_of(*rows):
+    groups = depth_cost.summarise(depth_cost.DEPO, hops([one for some in rows for one in some]))
+    return writers.conclude(groups)
+
+
+def test_the_conclusion_puts_the_writers_side_by_side():
+    gradient = functools.partial(took, update_rule="prime_mlp")
+    few, many = gradient([4, 4.1, 4.2]), took([8, 8.1, 8.2])
+    said = said_of(few, many)
+    assert re.search(
+        r" At k = 2 N = 1 takes 1\.98 \[1\.\d\d, 2\.\d\d\] times what N = 1, prime mlp takes, "
+        r"apart\. It may not be concluded",
+        said,
+    )
+    said = said_of(few, took([3, 4.1, 5.5]))
+    assert re.search(r"N = 1 takes \d\.\d\d \[.*\] times .* takes, not apart\.", said)
+    never = said_of(few, took([100, 8.1, 8.2], reached=False))
+    assert "At k = 2 N = 1 and N = 1, prime mlp are not apart." in never
+    other_n = said_of(few, took([8, 8.1, 8.2], 2))
+    dearer = said_of(few, [{**one, "budget_flops": 2 * 10**11} for one in many])
+    assert not any("prime mlp takes" in text for text in (other_n, dearer))
