@@ -27,6 +27,11 @@ def test_every_writer_and_n_may_spend_the_same():
         assert training_flops(cell.config) == pytest.approx(most, rel=0.001)
     rules = [cell.update_rule for cell in planned]
     assert rules == ["gated_delta"] * 2 * seeds + ["prime_mlp"] * 2 * seeds
+    rates = [cell.config.optimizer.muon_learning_rate for cell in planned]
+    assert rates == [5e-3] * 2 * seeds + [1e-2] * 2 * seeds
+    with flagsaver.flagsaver(set=["optimizer.muon_learning_rate=3e-3"]):
+        given = binary.plan(ttt_e2e.EXPERIMENT, binary.select(ttt_e2e.EXPERIMENT, preset))
+        assert {cell.config.optimizer.muon_learning_rate for cell in given} == {3e-3}
     with flagsaver.flagsaver(writers=["prime_mlp"]):
         assert binary.plan(ttt_e2e.EXPERIMENT, preset) == planned[2 * seeds :]
 

@@ -111,11 +111,13 @@ def _notes(results: dict[str, Any]) -> list[str]:
 def _rates(rows: Sequence[Mapping[str, Any]]) -> str:
     """Muon's, where they differ between runs."""
     names: dict[float, list[str]] = {}
+    several = len({row["update_rule"] for row in rows if row["model"] == "hybrid"}) > 1
     for row in rows:
         rate = row.get("config", {}).get("optimizer.muon_learning_rate")
         if rate is not None:
             name = series_name(row) if row["model"] == "hybrid" else "transformers"
-            names.setdefault(rate, []).append(name)
+            rule = f", {row['update_rule'].replace('_', ' ')}" * several
+            names.setdefault(rate, []).append(name + rule)
     said = (f"{rate:g} for {'; '.join(dict.fromkeys(names[rate]))}" for rate in sorted(names))
     return f" Muon's rate is {', and '.join(said)}." if names else ""
 
