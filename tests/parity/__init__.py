@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 STORED = pathlib.Path(__file__).with_name("vectors.npz")
 
 BATCH, D_MODEL, VOCAB = 2, 12, 5
+WINDOWS, STEPS = 2, 2  # of "gradient_steps": windows read before the last, and steps on each
 
 
 class Case(NamedTuple):
@@ -49,4 +50,5 @@ CASES = {
     "swiglu": Case("swiglu", 5, dict(hidden=24)),
     "rms_norm": Case("rms_norm", 5),
     "decoder": Case("decoder", 9, dict(_GQA, rope_theta=10_000.0, hidden=24, blocks=2)),
+    "gradient_steps": Case("gradient_steps", 7, dict(_GQA, rope_theta=10_000.0, hidden=24)),
 }

@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import gated_delta_rule
+from sleep_jax import sleep
+from sleep_jax.config import SleepConfig
 from sleep_jax.model import decoder
 from sleep_jax.model.attention import Attention
-from sleep_jax.model.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
+from sleep_jax.model.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig, PrimeMLPConfig
 from sleep_jax.model.gated_delta_net import GatedDeltaNet, l2_normalise
 from sleep_jax.model.layers import RMSNorm, SwiGLU
-from tests.parity import BATCH, D_MODEL, VOCAB, Case
+from tests.parity import BATCH, D_MODEL, STEPS, VOCAB, Case
 
 Arrays = dict[str, np.ndarray]
 
@@ -92,6 +94,18 @@ _DECODER = {
 }
 
 
+_PRIMED = {
+    "mixer.gate_proj": "mixer/gate",
+    "mixer.up_proj": "mixer/up",
+    "mixer.down_proj": "mixer/down",
+    "prime.": "block_01_prime_mlp/",
+    "layer.": "block_00_attention/",
+    "final_norm": "final_norm/scale",
+    "embed_tokens": "embedding",
+    **{name: new for name, new in _DECODER.items() if not name.startswith("model.")},
+}
+
+
 def our_weights(case: Case, theirs: Arrays) -> Arrays:
     """Their weights, or gradients of these, under our names and in our layout."""
     match case.layer:
@@ -105,12 +119,29 @@ def our_weights(case: Case, theirs: Arrays) -> Arrays:
             return {"scale": theirs["weight"]}
         case "decoder":
             return _renamed(_DECODER, theirs)
+        case "gradient_steps":
+            return _renamed(_PRIMED, theirs)
     return theirs
 
 
 def _rule(q, k, v, log_decay, beta, state):
     q = l2_normalise(q) * q.shape[-1] ** -0.5
     return gated_delta_rule(q, l2_normalise(k), v, log_decay, beta, state)
+
+
+def _model(pattern: tuple[str, ...], sizes: dict[str, Any], eps: float) -> ModelConfig:
+    """`sizes` are those of attention, and `hidden` of every MLP."""
+    hidden = sizes.pop("hidden")
+    return ModelConfig(
+        pattern=pattern,
+        d_model=D_MODEL,
+        mlp_hidden=hidden,
+        vocab_size=VOCAB,
+        norm_eps=eps,
+        activation_dtype="float32",
+        attention=AttentionConfig(**sizes),
+        prime_mlp=PrimeMLPConfig(hidden=hidden),
+    )
 
 
 def _forward(case: Case) -> Callable[[dict, dict], dict[str, Any]]:
@@ -137,16 +168,18 @@ def _forward(case: Case) -> Callable[[dict, dict], dict[str, Any]]:
             return of(SwiGLU(**sizes))
         case "rms_norm":
             return of(RMSNorm(eps))
+        case "gradient_steps":
+            config = _model(("attention", "prime_mlp"), sizes, eps)
+
+            def stepped(params, inputs):
+                model, tokens = sleep.bind(config, params), inputs["tokens"]
+                fast = decoder.initial_fast_weights(config, len(tokens))
+                fast = sleep.read(model, tokens[:, :-1], fast, SleepConfig(passes=STEPS))
+                return {"y": sleep.wake(model, tokens[:, -1:], fast)[0][:, 0]}
+
+            return stepped
         case "decoder":
-            config = ModelConfig(
-                pattern=("attention",) * sizes.pop("blocks"),
-                d_model=D_MODEL,
-                mlp_hidden=sizes.pop("hidden"),
-                vocab_size=VOCAB,
-                norm_eps=eps,
-                activation_dtype="float32",
-                attention=AttentionConfig(**sizes),
-            )
+            config = _model(("attention",) * sizes.pop("blocks"), sizes, eps)
 
             def whole(params, inputs):
                 h = decoder.embed(config, params, inputs["tokens"])

@@ -8,6 +8,7 @@ All in float32: the reference casts to it inside, so float64 would not be float6
 # torch and transformers are not among the suite's own packages.
 # pyright: reportMissingImports=false
 
+import functools
 import inspect
 import json
 import platform
@@ -22,7 +23,7 @@ from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from tests.parity import BATCH, CASES, D_MODEL, VOCAB, Case
+from tests.parity import BATCH, CASES, D_MODEL, STEPS, VOCAB, WINDOWS, Case
 
 Tensors = dict[str, Tensor]
 Reference = tuple[Tensors, Tensors, Callable[[Tensors], Tensors]]
@@ -162,6 +163,67 @@ def _decoder(case: Case, generator: torch.Generator) -> Reference:
     return {"tokens": tokens}, weights, lambda inputs: {"y": model(inputs["tokens"]).logits}
 
 
+class _Primed(torch.nn.Module):
+    """Llama's block, and one whose first half is a second MLP; `mixer` is what a sequence moves."""
+
+    def __init__(self, config: transformers.LlamaConfig):
+        super().__init__()
+        self.embed_tokens = torch.nn.Embedding(VOCAB, D_MODEL)
+        self.layer = modeling_llama.LlamaDecoderLayer(config, layer_idx=0)
+        self.rotary = modeling_llama.LlamaRotaryEmbedding(config)
+        norm = functools.partial(modeling_llama.LlamaRMSNorm, D_MODEL, config.rms_norm_eps)
+        self.prime = torch.nn.ModuleDict(
+            {
+                "input_layernorm": norm(),
+                "mixer": modeling_llama.LlamaMLP(config),
+                "post_attention_layernorm": norm(),
+                "mlp": modeling_llama.LlamaMLP(config),
+            }
+        )
+        self.final_norm = norm()
+        self.lm_head = torch.nn.Linear(D_MODEL, VOCAB, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        h = self.embed_tokens(tokens)
+        length = tokens.shape[1]
+        turns = self.rotary(h, torch.arange(length)[None])
+        mask = torch.full((1, 1, length, length), -torch.inf).triu(1)
+        h = self.layer(h, attention_mask=mask, position_embeddings=turns)
+        for norm, inside in (("input_layernorm", "mixer"), ("post_attention_layernorm", "mlp")):
+            h = h + self.prime[inside](self.prime[norm](h))
+        return self.lm_head(self.final_norm(h))
+
+
+def _gradient_steps(case: Case, generator: torch.Generator) -> Reference:
+    """TTT-E2E by autograd: each sequence takes steps on two windows and predicts a third."""
+    model = _Primed(transformers.LlamaConfig(**_llama_arguments(case)))
+    weights = _randomise(model, generator)
+    shape = (BATCH, WINDOWS + 1, case.length)
+    tokens = torch.randint(VOCAB, shape, generator=generator)
+
+    def predicted(mine: Tensors, window: Tensor) -> Tensor:
+        return torch.func.functional_call(model, {**weights, **mine}, window[None])[0]
+
+    def forward(inputs: Tensors) -> Tensors:
+        logits = []
+        for *windows, last in inputs["tokens"]:
+            mine = {name: x for name, x in weights.items() if name.startswith("prime.mixer.")}
+            for window in windows:
+                for _ in range(STEPS):
+                    scores = predicted(mine, window)[:-1]
+                    loss = torch.nn.functional.cross_entropy(scores, window[1:])
+                    gradient = torch.autograd.grad(loss, list(mine.values()), create_graph=True)
+                    shrink = (1.0 / torch.cat([g.flatten() for g in gradient]).norm()).clamp(max=1)
+                    mine = {
+                        name: x - shrink * g
+                        for (name, x), g in zip(mine.items(), gradient, strict=True)
+                    }
+            logits.append(predicted(mine, last))
+        return {"y": torch.stack(logits)}
+
+    return {"tokens": tokens}, weights, forward
+
+
 REFERENCES = {
     "gated_delta_net": _gated_delta_net,
     "gated_delta_rule": _gated_delta_rule,
@@ -169,6 +231,7 @@ REFERENCES = {
     "swiglu": _swiglu,
     "rms_norm": _rms_norm,
     "decoder": _decoder,
+    "gradient_steps": _gradient_steps,
 }
 
 
