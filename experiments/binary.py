@@ -27,7 +27,7 @@ _MATCH = flags.DEFINE_list(
     "match",
     None,
     "What smaller N spend the training FLOPs of the largest N on: tokens (every smaller N), "
-    "blocks, width (N = 1 alone), or flops for each of the three.",
+    "blocks, width (N = 1 alone), or flops for each of the three; empty for nothing.",
 )
 _TRANSFORMERS = ["evicted", "full"]
 _BASELINES = flags.DEFINE_list(
@@ -135,8 +135,10 @@ def _match(values: list[str], passes: tuple[int, ...]) -> tuple[str, ...]:
     known = tuple(cells.EQUAL_FLOPS)
     if values == ["flops"]:
         values = list(known)
-    if not values or len(set(values)) < len(values) or not set(values) <= set(known):
-        allowed = f"flops, or some of {', '.join(known)}"
+    if not values:
+        return ()
+    if len(set(values)) < len(values) or not set(values) <= set(known):
+        allowed = f"flops, some of {', '.join(known)}, or nothing"
         raise UserError(f"--match={','.join(values)} is not possible; allowed: {allowed}")
     if max(passes) == 1:
         raise UserError(

@@ -209,7 +209,10 @@ BAD = [
     (["--passes=²"], "--passes=² is not possible"),  # a digit that is no number
     (["--seeds=3000000000"], "train.seed=3000000000 is not possible; allowed: 0 to 2^31"),
     (["--rollout_steps=-1"], "--rollout_steps=-1 is not possible"),
-    (["--match=luck"], "--match=luck is not possible; allowed: flops, or some of tokens, blocks"),
+    (
+        ["--match=luck"],
+        "--match=luck is not possible; allowed: flops, some of tokens, blocks, width, or",
+    ),
     (["--match=flops", "--passes=1"], "needs a larger N to match; allowed: an N > 1 in --passes"),
     (
         ["--baselines=full,none"],

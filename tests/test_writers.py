@@ -32,6 +32,10 @@ def test_every_writer_and_n_may_spend_the_same():
     with flagsaver.flagsaver(set=["optimizer.muon_learning_rate=3e-3"]):
         given = binary.plan(ttt_e2e.EXPERIMENT, binary.select(ttt_e2e.EXPERIMENT, preset))
         assert {cell.config.optimizer.muon_learning_rate for cell in given} == {3e-3}
+    with flagsaver.flagsaver(match=[], passes=["4"], set=["train.tokens=8000725"]):
+        alone = binary.plan(ttt_e2e.EXPERIMENT, binary.select(ttt_e2e.EXPERIMENT, preset))
+        assert [cell.config.sleep.passes for cell in alone] == [4] * 2 * seeds
+        assert training_flops(alone[0].config) == pytest.approx(most, rel=0.001)
     with flagsaver.flagsaver(writers=["prime_mlp"]):
         assert binary.plan(ttt_e2e.EXPERIMENT, preset) == planned[2 * seeds :]
 
