@@ -21,7 +21,7 @@ from experiments.presets import Preset
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
 from sleep_jax.flops import training_flops
-from sleep_jax.model.config import FAST_WEIGHTS, ModelConfig, PrimeMLPConfig
+from sleep_jax.model.config import FAST_WEIGHTS, ModelConfig, PrimeMLPConfig, require
 
 _WRITERS = flags.DEFINE_list(
     "writers",
@@ -63,6 +63,10 @@ def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
     if not names or len(set(names)) < len(names) or not set(names) <= set(FAST_WEIGHTS):
         allowed = f"some of {', '.join(FAST_WEIGHTS)}, each once"
         raise UserError(f"--writers={','.join(names)} is not possible; allowed: {allowed}")
+    pattern = preset.config.model.pattern
+    allowed = f"one with {' or '.join(FAST_WEIGHTS)}, in whose place each writer goes"
+    written = preset.config.model.has_fast_weights
+    require(written, "model.pattern", ",".join(pattern), allowed)
     rates = _RATES if preset.matched_rates else {}  # empty where --set gives one for all
     preset = dataclasses.replace(preset, matched_rates={})
     return [

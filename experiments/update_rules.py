@@ -9,7 +9,7 @@ from experiments.binary import Experiment
 from experiments.presets import Preset
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
-from sleep_jax.model.config import UPDATE_RULES
+from sleep_jax.model.config import UPDATE_RULES, require
 
 _UPDATE_RULES = flags.DEFINE_list(
     "update_rules", list(UPDATE_RULES), "Local rules of the fast weights, comma-separated."
@@ -31,7 +31,7 @@ def variants(config: RunConfig) -> list[RunConfig]:
     """The run with each of the rules that --update_rules names.
 
     Raises:
-      UserError: a rule that does not exist or is named twice, or none at all.
+      UserError: a rule that does not exist or is named twice, or none at all; or no block has one.
     """
     names, text = _UPDATE_RULES.value, ",".join(_UPDATE_RULES.value)
     for name in names:
@@ -42,6 +42,9 @@ def variants(config: RunConfig) -> list[RunConfig]:
         raise UserError(f"--{_UPDATE_RULES.name}= is empty; allowed: at least one rule")
     if len(set(names)) < len(names):
         raise UserError(f"--{_UPDATE_RULES.name}={text} names a value twice; allowed: each once")
+    pattern = config.model.pattern
+    allowed = "one with gated_delta_net, whose rules are compared"
+    require("gated_delta_net" in pattern, "model.pattern", ",".join(pattern), allowed)
     return [_with(config, update_rule=name) for name in names]
 
 

@@ -263,7 +263,8 @@ class RunConfig:
             ("train.halting_thresholds", self.train.halting_thresholds, ()),
             ("optimizer.trained", self.optimizer.trained, "all"),
         ):
-            require(value == allowed, field, value, f"{allowed!r} with prime_mlp in model.pattern")
+            words = "empty" if allowed == () else repr(allowed)
+            require(value == allowed, field, value, f"{words} with prime_mlp in model.pattern")
         allowed = "windows of 2 tokens or more with prime_mlp in model.pattern, to predict one"
         require(self.task.window >= 2, "task.window", self.task.window, allowed)
 

@@ -56,6 +56,10 @@ def test_the_smoke_preset_on_depo(tmp_path):
 
 
 BAD = [
+    (
+        "--set=model.pattern=attention,prime_mlp",
+        "model.pattern='attention,prime_mlp' is not possible; allowed: one with gated_delta_net",
+    ),
     ("--update_rules=oja", "--update_rules=oja is unknown; allowed: hebbian, delta, gated_delta,"),
     ("--update_rules=", "--update_rules= is empty; allowed: at least one rule"),
     ("--update_rules=kda,kda", "--update_rules=kda,kda names a value twice; allowed: each once"),

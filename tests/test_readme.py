@@ -135,6 +135,7 @@ def test_what_each_n_needs_in_short():
         ("What does each N need to learn a depth?", ["cost_of_depth/cpu", "cost_of_depth/deep"]),
         ("With the paper's four blocks", ["cost_of_depth/four_blocks"]),
         ("What does each N need to follow two edges?", ["cost_of_depth_depo/cpu"]),
+        ("Gradient steps instead of passes", ["ttt_e2e/cpu"]),
     ],
 )
 def test_cost_of_depth_by_seed(title, names):
@@ -174,6 +175,23 @@ def test_cost_of_depth_by_blocks_other_rates_and_other_seeds():
         f"{depth_cost.ratio(one, two)['mean']:.1f}" for one, two, *_ in depth_cost.compared(again)
     ]
     assert f"have {ratios[0]}, {ratios[1]} and {ratios[2]} times" in text
+
+
+def test_gradient_steps_beside_passes():
+    """The two sources have one task, split, budget and seeds, so their groups may be compared."""
+    steps, passes = (
+        {group["passes"]: group for group in committed(name).summary}
+        for name in ("ttt_e2e/cpu", "cost_of_depth_depo/cpu")
+    )
+    for text in (section(RESULTS, "Gradient steps instead of passes"), README):
+        text = text.replace("\n", " ")
+        for n in (1, 2, 4):
+            assert depth_cost.same_but_for_rule(steps[n], passes[n])
+            assert steps[n]["seeds"] == passes[n]["seeds"]
+        best = min(passes.values(), key=lambda group: group["needed_flops"]["mean"])
+        apart = [n for n in steps if all(depth_cost.less(steps[n], one) for one in passes.values())]
+        assert apart == [2, 4], "as the text says"
+        assert best["passes"] == 2
 
 
 def test_rollout_curriculum():

@@ -14,6 +14,7 @@ from sleep_jax.errors import UserError
 from sleep_jax.model import decoder
 from sleep_jax.model.config import PrimeMLPConfig
 from sleep_jax.session import Session
+from sleep_jax.tasks.rule110 import Rule110Config
 from sleep_jax.training.optimizer import labels
 from sleep_jax.training.step import Program, _gradient_sum, make_wake_step, predict
 from sleep_jax.ttt_e2e import descend
@@ -234,21 +235,25 @@ def test_the_cost_of_steps_against_the_compiler(monkeypatch):
     """Of reading and answering, and of a whole update; XLA counts the body of a loop once."""
     monkeypatch.setattr("sleep_jax.sleep.lax.scan", functools.partial(jax.lax.scan, unroll=True))
     wide = dataclasses.replace(
-        MODEL, d_model=128, mlp_hidden=256, vocab_size=32, prime_mlp=PrimeMLPConfig(hidden=96)
+        MODEL,
+        d_model=128,
+        mlp_hidden=256,
+        vocab_size=32,
+        prime_mlp=PrimeMLPConfig(hidden=96),
     )
+    task = Rule110Config(width=7, window=7, strings=2, rollout_steps=1)
 
     def counts(passes, second_order):
         prime = dataclasses.replace(wide.prime_mlp, second_order=second_order)
         config = dataclasses.replace(
             tiny.run_config(passes=passes, batch_size=1),
+            task=task,
             model=dataclasses.replace(wide, prime_mlp=prime),
             sleep=SleepConfig(passes=passes, remat="none"),
         )
-        window = jax.ShapeDtypeStruct((1, 1, config.task.answer_length), "int32")
+        window = jax.ShapeDtypeStruct((1, 1, task.answer_length), "int32")
         batch = {
-            "context": jax.ShapeDtypeStruct(
-                (1, config.task.context_windows, config.task.window), "int32"
-            ),
+            "context": jax.ShapeDtypeStruct((1, task.strings, task.window), "int32"),
             **dict.fromkeys(("tokens", "targets", "answer"), window),
             "mask": jax.ShapeDtypeStruct(window.shape, "float32"),
             "depth": jax.ShapeDtypeStruct((1, 1), "int32"),

@@ -48,8 +48,10 @@ def test_the_smoke_preset_and_writers_that_are_not_there(tmp_path):
     results = json.loads((directory / "results.json").read_text())
     assert results["missing"] == []
     assert [row["update_rule"] for row in results["rows"]] == ["gated_delta", "prime_mlp"]
-    assert "| 1, prime mlp |" in (directory / "table.md").read_text()
+    assert "| 1, gradient steps |" in (directory / "table.md").read_text()
     assert (directory / "needs_by_depth.png").read_bytes().startswith(b"\x89PNG")
+    refused = ends(*arguments, "--set=model.pattern=attention,attention", "--dry_run")
+    assert refused.returncode == 2 and "in whose place each writer goes" in refused.stderr
     for value in ("attention", "", "prime_mlp,prime_mlp"):
         refused = ends(*arguments, f"--writers={value}", "--dry_run")
         said = f"--writers={value} is not possible; allowed: some of gated_delta_net, prime_mlp"
@@ -66,14 +68,14 @@ def test_the_conclusion_puts_the_writers_side_by_side():
     few, many = gradient([4, 4.1, 4.2]), took([8, 8.1, 8.2])
     said = said_of(few, many)
     assert re.search(
-        r" At k = 2 N = 1 takes 1\.98 \[1\.\d\d, 2\.\d\d\] times what N = 1, prime mlp takes, "
+        r" At k = 2 N = 1 takes 1\.98 \[1\.\d\d, 2\.\d\d\] times what N = 1, gradient steps takes, "
         r"apart\. It may not be concluded",
         said,
     )
     said = said_of(few, took([3, 4.1, 5.5]))
     assert re.search(r"N = 1 takes \d\.\d\d \[.*\] times .* takes, not apart\.", said)
     never = said_of(few, took([100, 8.1, 8.2], reached=False))
-    assert "At k = 2 N = 1 and N = 1, prime mlp are not apart." in never
+    assert "At k = 2 N = 1 and N = 1, gradient steps are not apart." in never
     other_n = said_of(few, took([8, 8.1, 8.2], 2))
     dearer = said_of(few, [{**one, "budget_flops": 2 * 10**11} for one in many])
-    assert not any("prime mlp takes" in text for text in (other_n, dearer))
+    assert not any("gradient steps takes" in text for text in (other_n, dearer))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypedDict
 from experiments.report.files import ReportError
 from experiments.report.groups import short
 from experiments.report.summary import Row, check_scores, group_rows, mean, student_t_half
-from experiments.report.words import PLAIN, TRAINED_ON, scientific, series_name
+from experiments.report.words import PLAIN, TRAINED_ON, rule_name, scientific, series_name
 
 _KEY = ("update_rule", "match", "regime", "passes")
 _SAME = ("budget_flops", "parameters", "blocks", "target_accuracy")
@@ -248,7 +248,7 @@ def name(group: DepthCost) -> str:
     """`N = 1`, what else it spent FLOPs on, and how it departs from the usual."""
     usual = f"N = {group['passes']}" if group["match"] == "flops" else series_name(group)
     rule, regime = group["update_rule"], group["regime"]
-    departs = [rule.replace("_", " ")] * (rule != _USUAL_RULE) + [regime] * (regime != PLAIN)
+    departs = [rule_name(rule)] * (rule != _USUAL_RULE) + [regime] * (regime != PLAIN)
     return ", ".join([usual, *departs])
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.report.groups import SPENT_ON
 from experiments.report.kinds import kind_of
-from experiments.report.words import series_name
+from experiments.report.words import rule_name, series_name
 
 _PUBLISHED_HEADER = ("claim", "setting", "value", "source")
 _BAR = r"\|"  # a bare one would end the cell
@@ -116,7 +116,7 @@ def _rates(rows: Sequence[Mapping[str, Any]]) -> str:
         rate = row.get("config", {}).get("optimizer.muon_learning_rate")
         if rate is not None:
             name = series_name(row) if row["model"] == "hybrid" else "transformers"
-            rule = f", {row['update_rule'].replace('_', ' ')}" * several
+            rule = f", {rule_name(row['update_rule'])}" * several
             names.setdefault(rate, []).append(name + rule)
     said = (f"{rate:g} for {'; '.join(dict.fromkeys(names[rate]))}" for rate in sorted(names))
     return f" Muon's rate is {', and '.join(said)}." if names else ""

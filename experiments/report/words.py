@@ -14,6 +14,7 @@ _MODELS = {
     "transformer_evicted": "transformer, evicted cache",
     "transformer_full_cache": "transformer, full cache",
 }
+_WRITERS = {"prime_mlp": "gradient steps"}
 
 
 def model_name(group: Mapping[str, Any]) -> str:
@@ -21,7 +22,12 @@ def model_name(group: Mapping[str, Any]) -> str:
     name = _MODELS.get(group["model"]) or str(group["model"])
     if group["update_rule"] == "none":
         return name
-    return f"{name}, {group['update_rule'].replace('_', ' ')}"
+    return f"{name}, {rule_name(group['update_rule'])}"
+
+
+def rule_name(update_rule: str) -> str:
+    """What writes the fast weights."""
+    return _WRITERS.get(update_rule) or update_rule.replace("_", " ")
 
 
 def trained_on(group: Mapping[str, Any]) -> str:
