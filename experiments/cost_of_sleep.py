@@ -55,8 +55,10 @@ class CostConfig:
     def validate(self) -> None:
         """Raises UserError naming the field."""
         self.run.validate()
-        fits = self.run.model.has_fast_weights and self.run.sleep.cache == "evict"
-        require(fits, "run", self.run.model.pattern, "a hybrid with sleep.cache=evict")
+        # Both caches are timed, and gradient steps know only one.
+        fits = "gated_delta_net" in self.run.model.pattern and self.run.sleep.cache == "evict"
+        allowed = "a hybrid with gated_delta_net and sleep.cache=evict"
+        require(fits, "run", self.run.model.pattern, allowed)
         for name in ("rounds", "training_rounds"):
             require(getattr(self, name) >= 2, name, getattr(self, name), ">= 2")
         # Timed tokens must fit into the window that they are fed into.

@@ -28,8 +28,6 @@ _WRITERS = flags.DEFINE_list(
     list(FAST_WEIGHTS),
     "What has the fast weights: gated_delta_net (passes write), prime_mlp (gradient steps do).",
 )
-
-
 # Muon's. On the validation split, two seeds: for passes the best of four (N = 1) and three (N = 2),
 # for gradient steps of two, at N = 1.
 _RATES = {"gated_delta_net": 5e-3, "prime_mlp": 1e-2}

@@ -56,11 +56,18 @@ def programs(model: ModelConfig, loop: SleepConfig, window: int) -> Programs:
     """The programs of sessions of a model with windows of L tokens.
 
     Raises:
-      UserError: the cache is neither evicted nor slid, or the window is empty.
+      UserError: the cache is neither evicted nor slid, or slid where gradient steps write, or the
+        window is empty.
     """
     loop.validate()
     if loop.cache == "keep":
         raise UserError(f"sleep.cache={loop.cache!r} is not possible; allowed: evict, slide")
+    if loop.cache == "slide" and model.written_by_gradient:
+        given = ",".join(model.pattern)
+        raise UserError(
+            f"sleep.cache={loop.cache!r} is not possible with model.pattern={given!r}; "
+            "allowed: evict"
+        )
     if window < 1:
         raise UserError(f"window={window!r} is not possible; allowed: >= 1")
     slide = loop.cache == "slide"

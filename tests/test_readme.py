@@ -183,15 +183,37 @@ def test_gradient_steps_beside_passes():
         {group["passes"]: group for group in committed(name).summary}
         for name in ("ttt_e2e/cpu", "cost_of_depth_depo/cpu")
     )
-    for text in (section(RESULTS, "Gradient steps instead of passes"), README):
-        text = text.replace("\n", " ")
-        for n in (1, 2, 4):
-            assert depth_cost.same_but_for_rule(steps[n], passes[n])
-            assert steps[n]["seeds"] == passes[n]["seeds"]
-        best = min(passes.values(), key=lambda group: group["needed_flops"]["mean"])
-        apart = [n for n in steps if all(depth_cost.less(steps[n], one) for one in passes.values())]
-        assert apart == [2, 4], "as the text says"
-        assert best["passes"] == 2
+    for n in (1, 2, 4):
+        assert depth_cost.same_but_for_rule(steps[n], passes[n])
+        assert steps[n]["seeds"] == passes[n]["seeds"]
+    for n, apart in ((1, False), (2, True), (4, False)):
+        assert [depth_cost.less(steps[n], one) for one in passes.values()] == [apart] * 3
+    assert not any(
+        depth_cost.less(one, other) for one in passes.values() for other in steps.values()
+    )
+    assert depth_cost.less(steps[2], steps[4]) and not depth_cost.less(steps[2], steps[1])
+    assert all(passes[2]["reached"]) is False and max(steps[2]["flops"]) < min(passes[2]["flops"])
+    short = [
+        "{:.1f} {:.1f} {:.1f}".format(ratio["mean"], *ratio["ci95"] or ())
+        for ratio in (depth_cost.ratio(passes[n], steps[2]) for n in (1, 4))
+    ]
+    assert short == ["5.3 2.9 9.5", "5.5 4.0 7.7"]
+    in_trillions = [
+        depth_cost.quote(steps[n], lambda flops: f"{flops / 1e12:.2f}") for n in (2, 1, 4)
+    ]
+    assert in_trillions[0] == "0.98 [0.74, 1.21]"
+    assert [text.split()[0] for text in in_trillions[1:]] == ["2.85", "2.85"]
+    readme, results = (
+        re.sub(r"\s+", " ", text)
+        for text in (README, section(RESULTS, "Gradient steps instead of passes"))
+    )
+    assert "0.98e12 FLOPs [0.74, 1.21], 5.3 times less than one pass [2.9, 9.5]" in readme
+    assert "5.5 times less than four [4.0, 7.7]" in readme
+    assert (
+        "5.3 times less than one pass takes [2.9, 9.5], 5.5 times less than four [4.0, 7.7]"
+        in results
+    )
+    assert "One step and four take 2.85e12 each" in readme
 
 
 def test_rollout_curriculum():

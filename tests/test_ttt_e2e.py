@@ -223,6 +223,8 @@ def test_a_session_steps_when_its_window_is_full(params, windows):
     got = session.feed(np.concatenate([tokens, tokens[:, :2]], axis=1))
     want, _ = sleep.wake(sleep.bind(model, params), windows[:, :1, :2], read(params, windows))
     np.testing.assert_allclose(got, want[:, 0, -1], rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="sleep.cache='slide' is not possible with model.pattern="):
+        Session(model, params, SleepConfig(cache="slide"), L)
 
 
 def test_muon_has_the_matrices_of_the_prime_mlp(params):

@@ -76,6 +76,9 @@ def test_the_conclusion_puts_the_writers_side_by_side():
     assert re.search(r"N = 1 takes \d\.\d\d \[.*\] times .* takes, not apart\.", said)
     never = said_of(few, took([100, 8.1, 8.2], reached=False))
     assert "At k = 2 N = 1 and N = 1, gradient steps are not apart." in never
+    none = took([100] * 5, reached=False)
+    early = said_of([{**one, "reached": False} for one in none], gradient([4] * 5))
+    assert "At k = 2 N = 1 takes more than N = 1, gradient steps, apart." in early
     other_n = said_of(few, took([8, 8.1, 8.2], 2))
     dearer = said_of(few, [{**one, "budget_flops": 2 * 10**11} for one in many])
     assert not any("gradient steps takes" in text for text in (other_n, dearer))

@@ -187,7 +187,8 @@ def draw(found: Sequence[Line], path: Path) -> None:
         )
         axes[0, 0].set_ylabel("training FLOPs to the target")
         for axis, ((task, blocks), panel) in zip(axes[0], panels.items(), strict=bool(panels)):
-            axis.set_title(f"{task}\n{blocks} blocks")
+            name, size, *departs = task.split(", ")
+            axis.set_title("\n".join([f"{name}, {size}", *departs, f"{blocks} blocks"]))
             _panel(axis, panel, looks)
         handles = [Line2D([], [], linewidth=0.8, label=f"N = {n}", **looks[n]) for n in looks]
         figure.legend(handles=handles, loc="outside upper center", ncols=max(len(handles), 1))

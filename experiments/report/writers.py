@@ -25,12 +25,15 @@ def _beside(summary: Sequence[DepthCost]) -> list[str]:
 
 
 def _sentence(one: DepthCost, other: DepthCost) -> str:
-    apart = "apart" if less(one, other) or less(other, one) else "not apart"
-    if not (all(one["reached"]) and all(other["reached"])):
-        return f"At {one['at']} {name(one)} and {name(other)} are {apart}."
-    times = ratio(one, other)
-    limits = f" [{times['ci95'][0]:.2f}, {times['ci95'][1]:.2f}]" if times["ci95"] else ""
-    return (
-        f"At {one['at']} {name(one)} takes {times['mean']:.2f}{limits} times what {name(other)} "
-        f"takes, {apart}."
-    )
+    first, at, second = name(one), one["at"], name(other)
+    apart = "less" * less(one, other) + "more" * less(other, one)
+    if all(one["reached"]) and all(other["reached"]):
+        times = ratio(one, other)
+        limits = f" [{times['ci95'][0]:.2f}, {times['ci95'][1]:.2f}]" if times["ci95"] else ""
+        words = "apart" if apart else "not apart"
+        return (
+            f"At {at} {first} takes {times['mean']:.2f}{limits} times what {second} takes, {words}."
+        )
+    if apart:
+        return f"At {at} {first} takes {apart} than {second}, apart."
+    return f"At {at} {first} and {second} are not apart."
