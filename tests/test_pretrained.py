@@ -167,7 +167,7 @@ def refused(assignments, config: RunConfig = CONFIG):
         ),
         (
             "model.pattern=attention,attention,attention",
-            "model.inserted=True is not possible; allowed: false, or both",
+            "model.inserted=True is not possible; allowed: false, or attention and",
         ),
         ("model.inserted=false", "model.inserted=False is not possible; allowed: true with train"),
         ("optimizer.trained=some", "optimizer.trained='some' is not possible; allowed: all, fast"),
