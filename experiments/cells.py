@@ -137,9 +137,14 @@ def matched(base: RunConfig, passes: int, seed: int, spend: str, smaller: int = 
             (dataclasses.replace(config, model=grow(config.model, n)) for n in range(1, 65)),
             key=lambda grown: abs(training_flops_per_step(grown) - target),
         )
-    steps = round(dear * config.steps / training_flops(config))
+    return Cell(HYBRID, EQUAL_FLOPS[spend], with_flops(config, dear))
+
+
+def with_flops(config: RunConfig, flops: int) -> RunConfig:
+    """The run at the tokens, in whole steps, that make it cost as many training FLOPs."""
+    steps = round(flops * config.steps / training_flops(config))
     train = dataclasses.replace(config.train, tokens=steps * config.tokens_per_step)
-    return Cell(HYBRID, EQUAL_FLOPS[spend], dataclasses.replace(config, train=train))
+    return dataclasses.replace(config, train=train)
 
 
 def all_matched(

@@ -30,6 +30,24 @@ def compiled_flops(config):
     return cost["flops"]
 
 
+def compiled_update_flops(config):
+    """Of the gradient of one batch, likewise."""
+    rows, task = config.train.batch_size, config.task
+    window = jax.ShapeDtypeStruct((rows, 1, task.answer_length), "int32")
+    batch = {
+        "context": jax.ShapeDtypeStruct((rows, task.context_windows, task.window), "int32"),
+        **dict.fromkeys(("tokens", "targets", "answer"), window),
+        "mask": jax.ShapeDtypeStruct(window.shape, "float32"),
+        "depth": jax.ShapeDtypeStruct((rows, 1), "int32"),
+    }
+    program = Program.of(config, "cpu")
+    params = jax.eval_shape(lambda: decoder.init(program.model, jax.random.key(0)))
+    step = _gradient_sum(program, distributed.make_mesh())
+    cost = jax.jit(step).lower(params, batch).compile().cost_analysis()
+    assert cost is not None
+    return cost["flops"]
+
+
 @pytest.mark.parametrize(
     "pattern, rule, looped",
     [(("gated_delta_net",), rule, ()) for rule in UPDATE_RULES if rule != "gated_delta_negative"]
@@ -69,20 +87,7 @@ def test_gradients_of_frozen_weights_are_not_charged(monkeypatch):
             sleep=SleepConfig(remat="none"),
             optimizer=OptimizerConfig(trained=trained),
         )
-        rows = config.train.batch_size
-        window = jax.ShapeDtypeStruct((rows, 1, config.task.answer_length), "int32")
-        batch = {
-            "context": jax.ShapeDtypeStruct((rows, 1, config.task.window), "int32"),
-            **dict.fromkeys(("tokens", "targets", "answer"), window),
-            "mask": jax.ShapeDtypeStruct(window.shape, "float32"),
-            "depth": jax.ShapeDtypeStruct((rows, 1), "int32"),
-        }
-        program = Program.of(config, "cpu")
-        params = jax.eval_shape(lambda: decoder.init(program.model, jax.random.key(0)))
-        step = _gradient_sum(program, distributed.make_mesh())
-        cost = jax.jit(step).lower(params, batch).compile().cost_analysis()
-        assert cost is not None
-        return flops.training_flops_per_step(config), cost["flops"]
+        return flops.training_flops_per_step(config), compiled_update_flops(config)
 
     (ours_all, theirs_all), (ours, theirs) = counts("all"), counts("fast_weights")
     assert 0.95 < (ours_all - ours) / (theirs_all - theirs) < 1.05

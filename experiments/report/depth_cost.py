@@ -291,7 +291,7 @@ def _seed(group: DepthCost, index: int) -> str:
 
 def quote(group: DepthCost, text: Callable[[float], str] = scientific) -> str:
     """Its FLOPs: `1.20e12 [8.00e11, 1.80e12]`, or as `text` has a number."""
-    return _limit_sign(group) + _bracketed(group["needed_flops"], text)
+    return _limit_sign(group) + bracketed(group["needed_flops"], text)
 
 
 def _times(one: DepthCost | None, group: DepthCost) -> str:
@@ -304,17 +304,18 @@ def _times(one: DepthCost | None, group: DepthCost) -> str:
     if solved == (False, False):
         return "not known"
     sign = {(True, False): "< ", (False, True): "> "}.get(solved, "")
-    return sign + _bracketed(ratio(one, group), lambda value: f"{value:.2f}")
+    return sign + bracketed(ratio(one, group), lambda value: f"{value:.2f}")
 
 
-def _bracketed(needed: Need, text: Callable[[float], str]) -> str:
+def bracketed(needed: Need, text: Callable[[float], str]) -> str:
+    """The mean with its interval, where there is one, as `text` has a number."""
     if needed["ci95"] is None:
         return text(needed["mean"])
     return f"{text(needed['mean'])} [{', '.join(map(text, needed['ci95']))}]"
 
 
-def conclude(summary: Sequence[DepthCost]) -> str:
-    """What each N took at each depth, which took least, and how that grows."""
+def conclude(summary: Sequence[DepthCost], further: Sequence[str] = ()) -> str:
+    """What each N took at each depth, which took least, how that grows, and `further` sentences."""
     sets = compared(summary)
     if not sets:
         return "Nothing can be compared yet: no run has finished."
@@ -324,7 +325,7 @@ def conclude(summary: Sequence[DepthCost]) -> str:
     text = f"To an exact accuracy of {target:g}, in training FLOPs: {'; '.join(said)}."
     if told := "; ".join(grown):
         text += f" From one depth to the next they grow, {told}."
-    return text + (
+    return " ".join([text, *further]) + (
         " It may not be concluded that what is inside the intervals is the same, that each N had "
         "its best rate, nor anything about greater depths."
     )

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 
 from experiments.report import depth_cost
-from experiments.report.depth_cost import DepthCost, compared, less, name, ratio
+from experiments.report.depth_cost import DepthCost, bracketed, compared, less, name, ratio
 
 
 def conclude(summary: Sequence[DepthCost]) -> str:
-    """The conclusion of `depth_cost`, and between it and its caution the writers compared."""
-    text = depth_cost.conclude(summary)
-    said, caution, rest = text.partition(" It may not be concluded")
-    return f"{said}{''.join(f' {one}' for one in _beside(summary))}{caution}{rest}"
+    """The conclusion of `depth_cost`, and before its caution the writers compared."""
+    return depth_cost.conclude(summary, _beside(summary))
 
 
 def _beside(summary: Sequence[DepthCost]) -> list[str]:
@@ -28,12 +26,9 @@ def _sentence(one: DepthCost, other: DepthCost) -> str:
     first, at, second = name(one), one["at"], name(other)
     apart = "less" * less(one, other) + "more" * less(other, one)
     if all(one["reached"]) and all(other["reached"]):
-        times = ratio(one, other)
-        limits = f" [{times['ci95'][0]:.2f}, {times['ci95'][1]:.2f}]" if times["ci95"] else ""
+        times = bracketed(ratio(one, other), lambda value: f"{value:.2f}")
         words = "apart" if apart else "not apart"
-        return (
-            f"At {at} {first} takes {times['mean']:.2f}{limits} times what {second} takes, {words}."
-        )
+        return f"At {at} {first} takes {times} times what {second} takes, {words}."
     if apart:
         return f"At {at} {first} takes {apart} than {second}, apart."
     return f"At {at} {first} and {second} are not apart."
