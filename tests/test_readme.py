@@ -214,6 +214,17 @@ def test_gradient_steps_beside_passes():
         in results
     )
     assert "One step and four take 2.85e12 each" in readme
+    scout = committed("cost_of_depth/gradient_steps_scout").rows
+    stands = {n: [f"{row['exact_accuracy']:.2f}"[1:] for row in scout if row["passes"] == n]
+              for n in (1, 2)}  # fmt: skip
+    assert "N = 1 stands at {} and {}, N = 2 at {} and {}".format(*stands[1], *stands[2]) in results
+    floor = [
+        row["by_depth"]["2"]["exact_accuracy"]
+        for row in committed("cost_of_depth_depo/first_order_scout").rows
+    ]
+    assert (
+        "at the floor, {} and {} on 4M tokens".format(*(f"{x:.3f}"[1:] for x in floor)) in results
+    )
 
 
 def test_rollout_curriculum():
