@@ -10,7 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import binary, cost_of_depth, until_learned
-from experiments.report import claims_depth_cost, depth_cost, depth_cost_figure
+from experiments.report import claims_depth_cost, depth_cost, depth_cost_figure, needed
 from experiments.report.files import ReportError
 from experiments.report.sources import load
 from experiments.report.verdicts import Verdict
@@ -135,6 +135,18 @@ def took(flops, passes=1, depth=2, reached=True, **changes):
     ]
 
 
+def point(flops, **changes):
+    """Of a curve, after as many FLOPs, in units of 1e9."""
+    return {
+        "step": flops,
+        "train_flops": flops * 10**9,
+        "train_tokens": flops * 1000,
+        "exact_accuracy": 0.9,
+        "label_accuracy": 0.9,
+        **changes,
+    }
+
+
 def test_what_is_needed_is_a_geometric_mean_with_its_interval():
     (group,) = summarise(took([1, 10, 100]))
     assert group["needed_flops"]["mean"] == pytest.approx(1e10)
@@ -142,23 +154,14 @@ def test_what_is_needed_is_a_geometric_mean_with_its_interval():
     assert limits is not None
     half = 4.302652729911275 * math.log(10) / math.sqrt(3)  # Student t at .975, two degrees
     assert limits == pytest.approx((1e10 * math.exp(-half), 1e10 * math.exp(half)))
-    assert depth_cost.need([5], [5], [True])["ci95"] is None
+    assert needed.need([5], [5], [True])["ci95"] is None
 
 
 def test_an_interval_reaches_back_to_the_evaluation_before():
     rows = took([7, 7, 7])
     for one, before in zip(rows, (6, 6, 5), strict=True):
         seen = [before - 4, before, 7]
-        one["curve"] = [
-            {
-                "step": flops,
-                "train_flops": flops * 10**9,
-                "train_tokens": flops * 1000,
-                "exact_accuracy": 0.9,
-                "label_accuracy": 0.9,
-            }
-            for flops in seen
-        ]
+        one["curve"] = [point(flops) for flops in seen]
     (group,) = summarise(rows)
     assert group["flops_before"] == [6 * 10**9, 6 * 10**9, 5 * 10**9]
     assert group["tokens_before"] == [6000, 6000, 5000]
@@ -170,12 +173,31 @@ def test_an_interval_reaches_back_to_the_evaluation_before():
     assert limits[0] == pytest.approx(math.exp(sum(logs) / 3 - half))
 
 
+def test_easier_depths_are_read_from_the_curve():
+    """k = 1 at the first evaluation that has it, whatever comes later; k = 4 is the target."""
+    scores = {"1": (0.2, 0.91, 0.95, 0.8), "2": (0.1, 0.2, 0.3, 0.89), "4": (0.0, 0.1, 0.2, 0.9)}
+    (one,) = took([8], max_hops=4, nodes=8)
+    one["by_depth"] = scores
+    one["curve"] = [
+        point(flops, by_depth={k: {"exact_accuracy": score[i]} for k, score in scores.items()})
+        for i, flops in enumerate((2, 4, 6, 8))
+    ]
+    (group,) = depth_cost.summarise(depth_cost.DEPO, [one])
+    easy, middle = group["easier"]
+    assert (easy["at"], middle["at"]) == ("k = 1", "k = 2")
+    assert (easy["reached"], easy["flops"], easy["flops_before"]) == ([True], [4e9], [2e9])
+    assert (middle["reached"], middle["flops"]) == ([False], [8e9])
+    said = depth_cost.conclude([group])
+    assert " On the way, at k = 1 N = 1 4.00e09; at k = 2 N = 1 > 8.00e09. " in said
+    assert "On the way" not in depth_cost.conclude(summarise(took([8])))
+
+
 def test_what_was_not_reached_is_a_lower_limit():
     given = [*took([90, 100], reached=False), *took([20, 21], 2), *took([95, 96], 4, reached=False)]
     one, two, four = summarise(given)
     assert one["needed_flops"]["ci95"] is None and one["reached"] == [False, True]
-    assert not depth_cost.less(one, two) and not depth_cost.less(two, one)  # two seeds each
-    assert depth_cost.ratio(two, one)["ci95"] is None is depth_cost.ratio(one, two)["ci95"]
+    assert not needed.less(one, two) and not needed.less(two, one)  # two seeds each
+    assert needed.ratio(two, one)["ci95"] is None is needed.ratio(one, two)["ci95"]
     header, lines = depth_cost.HEADER, depth_cost.lines([two, one, four])
     first, second, third = (dict(zip(header, line, strict=True)) for line in lines)
     assert first["N"] == "1" and first["reached"] == "1 of 2"
@@ -194,15 +216,15 @@ def test_what_was_not_reached_is_a_lower_limit():
 )
 def test_without_intervals_all_seeds_must_lie_apart(one, two, apart):
     unsolved, solved = summarise([*took(one, reached=False), *took(two, 2)])
-    assert depth_cost.less(solved, unsolved) == apart
-    assert not depth_cost.less(unsolved, solved)
+    assert needed.less(solved, unsolved) == apart
+    assert not needed.less(unsolved, solved)
     both = summarise([*took(one, reached=False), *took(two, 2, reached=False)])
-    assert not depth_cost.less(*both[::-1])
+    assert not needed.less(*both[::-1])
 
 
 def test_the_ratio_of_two_has_the_limits_of_both():
     one, two = summarise([*took([40, 50]), *took([10, 20], 2)])
-    found = depth_cost.ratio(one, two)
+    found = needed.ratio(one, two)
     assert found["mean"] == pytest.approx(math.sqrt(2000 / 200))
     halves = [
         [abs(math.log(limit / group["needed_flops"]["mean"])) for limit in limits if limit]

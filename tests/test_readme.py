@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report import depth_cost, needs, rule110, sources
+from experiments.report import depth_cost, needed, needs, rule110, sources
 from experiments.report.words import quote
 from sleep_jax.model.config import UPDATE_RULES
 
@@ -121,11 +121,11 @@ def test_what_each_n_needs_in_short():
     sets = [depth_cost.compared(committed(f"cost_of_depth/{name}").summary) for name in names]
     pairs = [sets[0][0][:2], sets[1][1][:2], sets[2][0][:2], sets[3][0]]
     assert [one["depth"] for one, _ in pairs] == [1, 2, 3, 4]
-    factors = [f"{depth_cost.ratio(one, two)['mean']:.1f}" for one, two in pairs]
+    factors = [f"{needed.ratio(one, two)['mean']:.1f}" for one, two in pairs]
     assert (
         "they take {}, {}, {} and {} times fewer FLOPs at t = 1, 2, 3, 4".format(*factors) in text
     )
-    last = (depth_cost.quote(group, lambda flops: f"{flops / 1e12:.2f}") for group in pairs[3])
+    last = (needed.quote(group, lambda flops: f"{flops / 1e12:.2f}") for group in pairs[3])
     assert "then N = 1 takes {} and N = 2 {}.".format(*last) in text
 
 
@@ -156,7 +156,7 @@ def test_cost_of_depth_by_seed(title, names):
 def test_cost_of_depth_in_a_sentence(title, name):
     text = section(RESULTS, title).replace("\n", " ")
     groups = committed(f"cost_of_depth/{name}").summary
-    needs = (f"{depth_cost.name(group)} {depth_cost.quote(group)}" for group in groups)
+    needs = (f"{depth_cost.name(group)} {needed.quote(group)}" for group in groups)
     assert ", ".join(needs) in text
     seeds = (line[depth_cost.HEADER.index("by seed, 1e12")] for line in depth_cost.lines(groups))
     assert "By seed N = 1 takes {}, N = 2 {}".format(*seeds) in text
@@ -165,14 +165,14 @@ def test_cost_of_depth_in_a_sentence(title, name):
 def test_cost_of_depth_by_blocks_other_rates_and_other_seeds():
     text = section(RESULTS, "What does each N need to learn a depth?").replace("\n", " ")
     for group in committed("cost_of_depth/passes_or_blocks").summary:
-        assert depth_cost.quote(group) in text
+        assert needed.quote(group) in text
     old = {(g["passes"], g["depth"]): g for g in committed("cost_of_depth/rates_of_t2").summary}
-    two, four = ([depth_cost.quote(old[n, t]).partition(" [")[0] for t in (3, 4)] for n in (2, 4))
+    two, four = ([needed.quote(old[n, t]).partition(" [")[0] for t in (3, 4)] for n in (2, 4))
     assert "N = 2 at {} and {}".format(*two) in text
     assert "N = 4 at {} and {}".format(*four).replace("> ", "more than ") in text
     again = committed("cost_of_depth/seeds_0_to_2").summary
     ratios = [
-        f"{depth_cost.ratio(one, two)['mean']:.1f}" for one, two, *_ in depth_cost.compared(again)
+        f"{needed.ratio(one, two)['mean']:.1f}" for one, two, *_ in depth_cost.compared(again)
     ]
     assert f"have {ratios[0]}, {ratios[1]} and {ratios[2]} times" in text
 
@@ -187,20 +187,16 @@ def test_gradient_steps_beside_passes():
         assert depth_cost.same_but_for_rule(steps[n], passes[n])
         assert steps[n]["seeds"] == passes[n]["seeds"]
     for n, apart in ((1, False), (2, True), (4, False)):
-        assert [depth_cost.less(steps[n], one) for one in passes.values()] == [apart] * 3
-    assert not any(
-        depth_cost.less(one, other) for one in passes.values() for other in steps.values()
-    )
-    assert depth_cost.less(steps[2], steps[4]) and not depth_cost.less(steps[2], steps[1])
+        assert [needed.less(steps[n], one) for one in passes.values()] == [apart] * 3
+    assert not any(needed.less(one, other) for one in passes.values() for other in steps.values())
+    assert needed.less(steps[2], steps[4]) and not needed.less(steps[2], steps[1])
     assert all(passes[2]["reached"]) is False and max(steps[2]["flops"]) < min(passes[2]["flops"])
     short = [
         "{:.1f} {:.1f} {:.1f}".format(ratio["mean"], *ratio["ci95"] or ())
-        for ratio in (depth_cost.ratio(passes[n], steps[2]) for n in (1, 4))
+        for ratio in (needed.ratio(passes[n], steps[2]) for n in (1, 4))
     ]
     assert short == ["5.3 2.9 9.5", "5.5 4.0 7.7"]
-    in_trillions = [
-        depth_cost.quote(steps[n], lambda flops: f"{flops / 1e12:.2f}") for n in (2, 1, 4)
-    ]
+    in_trillions = [needed.quote(steps[n], lambda flops: f"{flops / 1e12:.2f}") for n in (2, 1, 4)]
     assert in_trillions[0] == "0.98 [0.74, 1.21]"
     assert [text.split()[0] for text in in_trillions[1:]] == ["2.85", "2.85"]
     readme, results = (

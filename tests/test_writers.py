@@ -12,7 +12,7 @@ from experiments import binary, ttt_e2e
 from experiments.report import depth_cost, writers
 from sleep_jax.flops import training_flops
 from tests.from_outside import ends, run
-from tests.test_cost_of_depth import took
+from tests.test_cost_of_depth import point, took
 from tests.test_needs import hops
 
 
@@ -63,6 +63,15 @@ def said_of(*rows):
     return writers.conclude(groups)
 
 
+def with_an_easier_depth(rows, flops):
+    """The rows, with k = 1 learned at their second evaluation, the first being just before."""
+    curve = [
+        point(flops - 0.01, by_depth={"1": {"exact_accuracy": 0.1}}),
+        point(flops, by_depth={"1": {"exact_accuracy": 0.9}}),
+    ]
+    return [{**one, "by_depth": {"1": {}}, "curve": curve} for one in rows]
+
+
 def test_the_conclusion_puts_the_writers_side_by_side():
     gradient = functools.partial(took, update_rule="prime_mlp")
     few, many = gradient([4, 4.1, 4.2]), took([8, 8.1, 8.2])
@@ -80,5 +89,9 @@ def test_the_conclusion_puts_the_writers_side_by_side():
     early = said_of([{**one, "reached": False} for one in none], gradient([4] * 5))
     assert "At k = 2 N = 1 takes more than N = 1, gradient steps, apart." in early
     other_n = said_of(few, took([8, 8.1, 8.2], 2))
+    both = said_of(*(with_an_easier_depth(rows, k) for rows, k in ((few, 1), (many, 3))))
+    assert re.search(
+        r"apart\. At k = 1, on the way, N = 1 takes 3\.00 \[.*\] times what N = 1, g", both
+    )
     dearer = said_of(few, [{**one, "budget_flops": 2 * 10**11} for one in many])
     assert not any("gradient steps takes" in text for text in (other_n, dearer))

@@ -5,7 +5,6 @@ The environment must say so before JAX is imported: `python -m experiments.aot` 
 """
 
 import dataclasses
-import functools
 import re
 import time
 from typing import Any
@@ -21,7 +20,7 @@ from sleep_jax.config import RunConfig
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
 from sleep_jax.tasks.task import TRAIN
-from sleep_jax.training.step import Program, init_state, make_train_step, state_shardings
+from sleep_jax.training.step import Program, abstract_state, make_train_step, state_shardings
 
 EXAMPLES = "v5e:16x16, v5p:8x8x8, v6e:16x16, tpu7x:4x4x4"
 
@@ -99,7 +98,7 @@ def topology_mesh(devices: list[Any], config: MeshConfig) -> Mesh:
 def state_bytes(config: RunConfig, mesh: Mesh) -> int:
     """Bytes of the training state on one device, without padding."""
     program = Program.of(config, "tpu")
-    state = jax.eval_shape(functools.partial(init_state, program), 0)
+    state = abstract_state(program)
     shards = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(s.shard_shape(x.shape), x.dtype),
         state,
@@ -115,7 +114,7 @@ def compile_step(config: RunConfig, mesh: Mesh) -> Compiled | OutOfMemory:
     arrays in on-chip memory.
     """
     program = Program.of(config, "tpu")
-    state = jax.eval_shape(functools.partial(init_state, program), 0)
+    state = abstract_state(program)
     example = config.task.sample(config.train.seed, TRAIN, 0, 1)
     batch = {
         name: jax.ShapeDtypeStruct((config.train.batch_size, *array.shape[1:]), array.dtype)

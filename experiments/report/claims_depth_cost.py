@@ -2,17 +2,9 @@
 
 from collections.abc import Sequence
 
-from experiments.report.depth_cost import (
-    DepthCost,
-    below,
-    compared,
-    less,
-    name,
-    quote,
-    ratio,
-    setting,
-)
+from experiments.report.depth_cost import DepthCost, compared, name, setting
 from experiments.report.groups import short
+from experiments.report.needed import below, less, quote, ratio
 from experiments.report.sources import Source
 from experiments.report.verdicts import Claim, Finding, Verdict, not_run
 from experiments.report.words import scientific

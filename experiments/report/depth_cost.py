@@ -1,18 +1,25 @@
 """The report of what each N takes to learn a depth: training FLOPs until the target was reached.
 
-FLOPs are compared as logarithms, so means are geometric. A run is only seen at its evaluations, so
-an interval begins where it would if every seed had got there right after the evaluation before. A
-run that spent its budget in vain took more than that: the budget stands in for it, the mean is then
-a lower limit, and there is no interval.
+experiments/report/needed.py says how seeds are averaged and compared.
 """
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from experiments.report.files import ReportError
 from experiments.report.groups import short
-from experiments.report.summary import Row, check_scores, group_rows, mean, student_t_half
+from experiments.report.needed import (
+    Need,
+    Taken,
+    bracketed,
+    less,
+    limit_sign,
+    need,
+    quote,
+    ratio,
+    taken,
+)
+from experiments.report.summary import Row, check_scores, group_rows, mean
 from experiments.report.words import PLAIN, TRAINED_ON, rule_name, scientific, series_name
 
 _KEY = ("update_rule", "match", "regime", "passes")
@@ -31,14 +38,6 @@ HEADER = (
     "floor",
     "seconds per run",
 )
-INTERVALS = (
-    "Student t over the logarithms of seeds, so means are geometric, and longer below by the way "
-    "back to the evaluation before, at which the target was not reached; where a seed did not "
-    "reach it at all, what it was allowed stands in for it, marked >, and there is no interval, "
-    "nor is there one of one seed. Apart are two whose intervals do not overlap or, without them, "
-    "all of whose seeds lie apart (exact rank test, .05)"
-)
-_COUNTS = ("train_flops", "train_tokens")
 _SAME_BUDGET = 0.05  # matched runs end at a whole step, and have whole blocks
 _USUAL_RULE = "gated_delta"
 
@@ -57,18 +56,18 @@ RULE_110 = Task("rollout_steps", "width", "t = {}", "W = {}", "rollout steps t")
 DEPO = Task("max_hops", "nodes", "k = {}", "{} nodes", "hops k")
 
 
-class Need(TypedDict):
-    """A geometric mean over seeds with its 95% interval; None where there is none."""
+class Easier(Taken):
+    """What the same runs took to answer an easier depth that they were asked besides."""
 
-    mean: float
-    ci95: list[float] | None
+    depth: int
+    at: str
 
 
-class DepthCost(TypedDict):
-    """All seeds of one N at one depth. `flops` are by seed, until it was `reached` or spent.
+class DepthCost(Taken):
+    """All seeds of one N at one depth.
 
-    `flops_before` are those of the last evaluation before that. `at` and `size` say in words which
-    depth of which setting it is, `cell` names the run of its first seed.
+    `at` and `size` say in words which depth of which setting it is, `cell` names the run of its
+    first seed.
     """
 
     cell: str
@@ -87,13 +86,10 @@ class DepthCost(TypedDict):
     floor: float
     wall_seconds: float
     seeds: list[int]
-    reached: list[bool]
-    flops: list[int]
-    flops_before: list[int]
     tokens: list[int]
     tokens_before: list[int]
-    needed_flops: Need
     needed_tokens: Need
+    easier: list[Easier]
 
 
 def summarise(task: Task, rows: Iterable[Row]) -> list[DepthCost]:
@@ -108,10 +104,10 @@ def summarise(task: Task, rows: Iterable[Row]) -> list[DepthCost]:
 def _group(task: Task, rows: list[Row]) -> DepthCost:
     first = rows[0]
     reached = [row["reached"] for row in rows]
-    flops, tokens = ([row[name] for row in rows] for name in _COUNTS)
-    before = [_before(row) for row in rows]
-    flops_before, tokens_before = ([one[name] for one in before] for name in _COUNTS)
+    before = [_before(row["curve"]) or row for row in rows]
+    tokens, tokens_before = ([one["train_tokens"] for one in some] for some in (rows, before))
     return {
+        **taken(reached, *([one["train_flops"] for one in some] for some in (rows, before))),
         "cell": first["cell"],
         "model": first["model"],
         "update_rule": first["update_rule"],
@@ -128,65 +124,40 @@ def _group(task: Task, rows: list[Row]) -> DepthCost:
         "floor": mean([row["floor"] for row in rows]),
         "wall_seconds": mean([row["wall_seconds"] for row in rows]),
         "seeds": [row["seed"] for row in rows],
-        "reached": reached,
-        "flops": flops,
-        "flops_before": flops_before,
         "tokens": tokens,
         "tokens_before": tokens_before,
-        "needed_flops": need(flops, flops_before, reached),
         "needed_tokens": need(tokens, tokens_before, reached),
+        "easier": _easier(task, rows),
     }
 
 
-def _before(row: Row) -> Row:
-    """The evaluation before the last one; if there is none, the run as a whole."""
-    return row["curve"][-2] if len(row["curve"]) > 1 else row
+def _easier(task: Task, rows: Sequence[Row]) -> list[Easier]:
+    """The depths below the greatest that every evaluation has a score of, as Depo's have."""
+    first = rows[0]
+    depths = sorted(map(int, first.get("by_depth", ())))
+    return [
+        {"depth": depth, "at": task.at.format(depth), **_until(depth, rows)}
+        for depth in depths
+        if depth < first[task.depth]
+    ]
 
 
-def need(counts: Sequence[int], before: Sequence[int], reached: Sequence[bool]) -> Need:
-    """Of what each seed took, and had taken at the evaluation before."""
-    logs, least = ([math.log(count) for count in some] for some in (counts, before))
-    ci95 = None
-    if len(logs) > 1 and all(reached):
-        low, high = mean(least) - student_t_half(least), mean(logs) + student_t_half(logs)
-        ci95 = [math.exp(low), math.exp(high)]
-    return {"mean": math.exp(mean(logs)), "ci95": ci95}
+def _until(depth: int, rows: Sequence[Row]) -> Taken:
+    reached, flops, flops_before = [], [], []
+    for row in rows:
+        scores = [point["by_depth"][str(depth)]["exact_accuracy"] for point in row["curve"]]
+        solved = (i for i, score in enumerate(scores) if score >= row["target_accuracy"])
+        at = next(solved, None)
+        seen = row["curve"] if at is None else row["curve"][: at + 1]
+        reached.append(at is not None)
+        flops.append(seen[-1]["train_flops"])
+        flops_before.append((_before(seen) or seen[0])["train_flops"])
+    return taken(reached, flops, flops_before)
 
 
-def less(first: DepthCost, second: DepthCost) -> bool:
-    """Whether the first takes fewer FLOPs, the two apart.
-
-    Their intervals do not overlap; or where one has none, because not every seed got there, every
-    seed of the first took less than any of the second, which of so many seeds is not chance (the
-    exact rank test, two-sided; a budget not enough is more than what was enough for another).
-    """
-    one, two = first["needed_flops"], second["needed_flops"]
-    if one["ci95"] and two["ci95"]:
-        return below(one, two)
-    orders = math.comb(len(first["flops"]) + len(second["flops"]), len(first["flops"]))
-    parted = all(first["reached"]) and max(first["flops"]) < min(second["flops"])
-    return parted and 2 / orders < 0.05
-
-
-def below(first: Need, second: Need) -> bool:
-    """Whether both have intervals, and the first's lies below the second's."""
-    if first["ci95"] is None or second["ci95"] is None:
-        return False
-    return first["ci95"][1] < second["ci95"][0]
-
-
-def ratio(first: DepthCost, second: DepthCost) -> Need:
-    """FLOPs of the first over those of the second, the interval made of both (MOVER, of logs)."""
-    one, two = first["needed_flops"], second["needed_flops"]
-    centre, ci95 = one["mean"] / two["mean"], None
-    if one["ci95"] and two["ci95"]:
-        (down, up), (other_down, other_up) = (
-            [abs(math.log(limit / need["mean"])) for limit in need["ci95"] or ()]
-            for need in (one, two)
-        )
-        low, high = math.hypot(down, other_up), math.hypot(up, other_down)
-        ci95 = [centre * math.exp(-low), centre * math.exp(high)]
-    return {"mean": centre, "ci95": ci95}
+def _before(curve: Sequence[Row]) -> Row | None:
+    """The evaluation before the last one, if there is one."""
+    return curve[-2] if len(curve) > 1 else None
 
 
 def _order(group: DepthCost) -> tuple[Any, ...]:
@@ -272,7 +243,7 @@ def _line(group: DepthCost, one: DepthCost | None) -> list[str]:
         f"{sum(group['reached'])} of {len(group['seeds'])}",
         quote(group),
         " ".join(_seed(group, i) for i in range(len(group["seeds"]))),
-        _limit_sign(group) + short(round(group["needed_tokens"]["mean"])),
+        limit_sign(group) + short(round(group["needed_tokens"]["mean"])),
         _times(one, group),
         scientific(group["budget_flops"]),
         f"{group['floor']:.3f}",
@@ -280,18 +251,9 @@ def _line(group: DepthCost, one: DepthCost | None) -> list[str]:
     ]
 
 
-def _limit_sign(group: DepthCost) -> str:
-    return "" if all(group["reached"]) else "> "
-
-
 def _seed(group: DepthCost, index: int) -> str:
     sign = "" if group["reached"][index] else ">"
     return f"{sign}{group['flops'][index] / 1e12:.2g}"
-
-
-def quote(group: DepthCost, text: Callable[[float], str] = scientific) -> str:
-    """Its FLOPs: `1.20e12 [8.00e11, 1.80e12]`, or as `text` has a number."""
-    return _limit_sign(group) + bracketed(group["needed_flops"], text)
 
 
 def _times(one: DepthCost | None, group: DepthCost) -> str:
@@ -307,13 +269,6 @@ def _times(one: DepthCost | None, group: DepthCost) -> str:
     return sign + bracketed(ratio(one, group), lambda value: f"{value:.2f}")
 
 
-def bracketed(needed: Need, text: Callable[[float], str]) -> str:
-    """The mean with its interval, where there is one, as `text` has a number."""
-    if needed["ci95"] is None:
-        return text(needed["mean"])
-    return f"{text(needed['mean'])} [{', '.join(map(text, needed['ci95']))}]"
-
-
 def conclude(summary: Sequence[DepthCost], further: Sequence[str] = ()) -> str:
     """What each N took at each depth, which took least, how that grows, and `further` sentences."""
     sets = compared(summary)
@@ -325,6 +280,8 @@ def conclude(summary: Sequence[DepthCost], further: Sequence[str] = ()) -> str:
     text = f"To an exact accuracy of {target:g}, in training FLOPs: {'; '.join(said)}."
     if told := "; ".join(grown):
         text += f" From one depth to the next they grow, {told}."
+    if told := "; ".join(filter(None, map(_on_the_way, sets))):
+        text += f" On the way, {told}."
     return " ".join([text, *further]) + (
         " It may not be concluded that what is inside the intervals is the same, that each N had "
         "its best rate, nor anything about greater depths."
@@ -363,6 +320,15 @@ def _at(groups: Sequence[DepthCost]) -> str:
     words = [f"{' and '.join(fewer)} less than N = 1"] * bool(fewer)
     words += [f"{' and '.join(more)} more than N = 1"] * bool(more)
     return f"{taken} ({', '.join(words) + ', apart' if words else 'nothing apart'})"
+
+
+def _on_the_way(groups: Sequence[DepthCost]) -> str:
+    """`at k = 1 N = 1 5.1e11 [4.0e11, 6.6e11], N = 2 ...`, for each easier depth."""
+    said = []
+    for easier in zip(*(group["easier"] for group in groups), strict=True):
+        each = (f"{name(group)} {quote(one)}" for group, one in zip(groups, easier, strict=True))
+        said.append(f"at {easier[0]['at']} {', '.join(each)}")
+    return "; ".join(said)
 
 
 def _growth(series: Sequence[DepthCost]) -> str:

@@ -16,6 +16,7 @@ from experiments.report import (
     elastic,
     figures,
     generic,
+    needed,
     published,
     regimes,
     rule110,
@@ -113,7 +114,7 @@ def _cost_of_depth(kind: Kind, task: depth_cost.Task) -> Kind:
         lines=depth_cost.lines,
         published=[],
         drawings={"needs_by_depth.png": partial(depth_cost_figure.draw, task)},
-        intervals=depth_cost.INTERVALS,
+        intervals=needed.INTERVALS,
     )
 
 

@@ -13,7 +13,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from experiments.report.depth_cost import DepthCost, compared, less, name, quote
+from experiments.report.depth_cost import DepthCost, compared, name
+from experiments.report.needed import less, quote
 from experiments.report.sources import COMMITTED, Source
 from experiments.report.style import MARKERS, STYLE, colours, save
 from experiments.report.tables import markdown_table

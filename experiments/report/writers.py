@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from experiments.report import depth_cost
-from experiments.report.depth_cost import DepthCost, bracketed, compared, less, name, ratio
+from experiments.report.depth_cost import DepthCost, compared, name
+from experiments.report.needed import Taken, bracketed, less, ratio
 
 
 def conclude(summary: Sequence[DepthCost]) -> str:
@@ -12,23 +13,31 @@ def conclude(summary: Sequence[DepthCost]) -> str:
 
 
 def _beside(summary: Sequence[DepthCost]) -> list[str]:
-    """A sentence for each two groups of one N, depth and budget that are written differently."""
+    """Of each two groups of one N, depth and budget that are written differently, by depth."""
     groups = [group for groups in compared(summary) for group in groups]
     return [
-        _sentence(one, other)
+        sentence
         for i, one in enumerate(groups)
         for other in groups[i + 1 :]
         if one["update_rule"] != other["update_rule"] and depth_cost.same_but_for_rule(one, other)
+        for sentence in _sentences(one, other)
     ]
 
 
-def _sentence(one: DepthCost, other: DepthCost) -> str:
-    first, at, second = name(one), one["at"], name(other)
+def _sentences(one: DepthCost, other: DepthCost) -> list[str]:
+    names = name(one), name(other)
+    return [_sentence(one, other, f"At {one['at']} {names[0]}", names[1])] + [
+        _sentence(easy, its, f"At {easy['at']}, on the way, {names[0]}", names[1])
+        for easy, its in zip(one["easier"], other["easier"], strict=True)
+    ]
+
+
+def _sentence(one: Taken, other: Taken, first: str, second: str) -> str:
     apart = "less" * less(one, other) + "more" * less(other, one)
     if all(one["reached"]) and all(other["reached"]):
         times = bracketed(ratio(one, other), lambda value: f"{value:.2f}")
         words = "apart" if apart else "not apart"
-        return f"At {at} {first} takes {times} times what {second} takes, {words}."
+        return f"{first} takes {times} times what {second} takes, {words}."
     if apart:
-        return f"At {at} {first} takes {apart} than {second}, apart."
-    return f"At {at} {first} and {second} are not apart."
+        return f"{first} takes {apart} than {second}, apart."
+    return f"{first} and {second} are not apart."

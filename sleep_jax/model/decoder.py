@@ -233,14 +233,18 @@ def init(config: ModelConfig, key: jax.Array) -> Parameters:
 
 def logical_axes(config: ModelConfig) -> Parameters:
     """Tree of the parameters' logical axis names, a `PartitionSpec` each; touches no device."""
-    shapes = jax.eval_shape(lambda: _init_boxed(config, jax.random.key(0)))
-    return nn.get_partition_spec(shapes)["params"]
+    return nn.get_partition_spec(_abstract(config))["params"]
 
 
 def count_parameters(config: ModelConfig) -> int:
     """Number of parameters; touches no device."""
-    shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(_abstract(config)["params"]))
+
+
+@functools.cache
+def _abstract(config: ModelConfig) -> Any:
+    # A run asks several times, and each time Linen would trace every block.
+    return jax.eval_shape(lambda: _init_boxed(config, jax.random.key(0)))
 
 
 def _init_boxed(config: ModelConfig, key: jax.Array) -> Any:

@@ -1,6 +1,5 @@
 """The host loop of one run: restore, step, evaluate, save, and write the row at the end."""
 
-import functools
 import logging
 import math
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from sleep_jax.training.optimizer import label, path_name, schedule
 from sleep_jax.training.step import (
     Program,
     TrainState,
-    init_state,
+    abstract_state,
     make_init,
     make_train_step,
     state_shardings,
@@ -127,9 +126,10 @@ class _Run:
 
     def _start(self) -> tuple[TrainState, int]:
         shardings = state_shardings(self.program, self.mesh)
-        shapes = jax.eval_shape(functools.partial(init_state, self.program), 0)
         abstract = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            abstract_state(self.program),
+            shardings,
         )
         restored = self.checkpoints.restore(abstract)
         if restored is None:

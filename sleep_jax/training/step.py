@@ -128,6 +128,21 @@ def init_state(program: Program, seed: jax.Array | int) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer(program.optimizer).init(params))
 
 
+def abstract_state(program: Program) -> TrainState:
+    """Shape and dtype of every array of the state; touches no device."""
+    return _abstract_state(_whatever_passes(program))
+
+
+@functools.cache
+def _abstract_state(program: Program) -> TrainState:
+    return jax.eval_shape(functools.partial(init_state, program), 0)
+
+
+def _whatever_passes(program: Program) -> Program:
+    # The state is that of the model and its optimizer: one for every N and stage.
+    return Program(program.model, SleepConfig(), program.optimizer)
+
+
 def state_shardings(program: Program, mesh: Mesh) -> TrainState:
     """Sharding of every array of the state; moments lie like the parameter they belong to.
 
@@ -141,7 +156,6 @@ def state_shardings(program: Program, mesh: Mesh) -> TrainState:
             axes, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
         )[0]
     }
-    shapes = jax.eval_shape(functools.partial(init_state, program), 0)
 
     def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.sharding.NamedSharding:
         names = _names(path)
@@ -151,7 +165,7 @@ def state_shardings(program: Program, mesh: Mesh) -> TrainState:
                 return by_path[names[start:]]
         return distributed.replicated(mesh)
 
-    return jax.tree_util.tree_map_with_path(place, shapes)
+    return jax.tree_util.tree_map_with_path(place, abstract_state(program))
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
@@ -160,8 +174,7 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 def make_init(program: Program, mesh: Mesh) -> Callable[[int], TrainState]:
     """Jitted `seed -> TrainState`; arrays are born with their sharding."""
-    # Whatever N and the stage: one compiled function for all programs of a model.
-    return _make_init(Program(program.model, SleepConfig(), program.optimizer), mesh)
+    return _make_init(_whatever_passes(program), mesh)
 
 
 @functools.cache
