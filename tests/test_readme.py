@@ -1,6 +1,7 @@
 """The numbers of README and experiments/results/README are those of the results, to the digit."""
 
 import re
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -177,12 +178,41 @@ def test_cost_of_depth_by_blocks_other_rates_and_other_seeds():
     assert f"have {ratios[0]}, {ratios[1]} and {ratios[2]} times" in text
 
 
-def test_gradient_steps_beside_passes():
-    """The two sources have one task, split, budget and seeds, so their groups may be compared."""
-    steps, passes = (
+def steps_and_passes():
+    """By N; the two sources have one task, split, budget and seeds, so they may be compared."""
+    return [
         {group["passes"]: group for group in committed(name).summary}
         for name in ("ttt_e2e/cpu", "cost_of_depth_depo/cpu")
+    ]
+
+
+def test_the_first_edge_costs_steps_and_passes_alike():
+    steps, passes = steps_and_passes()
+    results = re.sub(r"\s+", " ", section(RESULTS, "The first edge and the second"))
+    both = {"passes": passes, "gradient steps": steps}
+    first = {
+        name: {n: one["easier"][0] for n, one in groups.items()} for name, groups in both.items()
+    }
+    for name, by_passes in first.items():
+        quoted = (
+            needed.quote(one, lambda flops: f"{flops / 1e12:.2f}") for one in by_passes.values()
+        )
+        assert f"| {name} | {' | '.join(quoted)} |" in results
+    written = [
+        [needed.less(first[a][n], first[b][n]) for n in (1, 2, 4)] for a, b in permutations(first)
+    ]
+    assert written == [[False, False, True], [False] * 3]
+    assert not any(needed.less(first["gradient steps"][n], first["passes"][1]) for n in (1, 2))
+    growth = (
+        group["needed_flops"]["mean"] / group["easier"][0]["needed_flops"]["mean"]
+        for group in (passes[1], steps[1], steps[2])
     )
+    said = "one pass takes {:.1f} times as much, one step {:.1f} times, two steps {:.1f} times"
+    assert said.format(*growth) in results
+
+
+def test_gradient_steps_beside_passes():
+    steps, passes = steps_and_passes()
     for n in (1, 2, 4):
         assert depth_cost.same_but_for_rule(steps[n], passes[n])
         assert steps[n]["seeds"] == passes[n]["seeds"]
