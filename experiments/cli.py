@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from absl import flags
 
@@ -77,9 +77,28 @@ def parse_numbers(name: str, values: Sequence[str], low: int, meaning: str) -> t
         if not value.isdecimal() or int(value) < low:
             raise UserError(f"--{name}={value} is not possible; allowed: {meaning} >= {low}")
         numbers.append(int(value))
-    if len(set(numbers)) != len(numbers):
-        raise UserError(f"--{name}={','.join(values)} names a value twice; allowed: each once")
+    _require_each_once(name, values, numbers)
     return tuple(numbers)
+
+
+def parse_names(name: str, values: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """Comma-separated names of flag `name`, at least one, each of `known`, none twice.
+
+    Raises:
+      UserError: naming the flag, the value and what is allowed.
+    """
+    for value in values:
+        if value not in known:
+            raise UserError(f"--{name}={value} is unknown; allowed: {', '.join(known)}")
+    if not values:
+        raise UserError(f"--{name}= is empty; allowed: at least one of {', '.join(known)}")
+    _require_each_once(name, values, values)
+    return tuple(values)
+
+
+def _require_each_once(name: str, given: Sequence[str], values: Sequence[object]) -> None:
+    if len(set(values)) < len(values):
+        raise UserError(f"--{name}={','.join(given)} names a value twice; allowed: each once")
 
 
 class StopSignal:

@@ -19,7 +19,6 @@ from experiments import binary, cells, cli, cost_of_depth_depo, until_learned
 from experiments.cells import Cell
 from experiments.presets import Preset
 from sleep_jax.config import RunConfig
-from sleep_jax.errors import UserError
 from sleep_jax.flops import training_flops
 from sleep_jax.model.config import FAST_WEIGHTS, ModelConfig, PrimeMLPConfig, require
 
@@ -58,10 +57,7 @@ def smoke() -> Preset:
 
 def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
     """For each writer the cells of cost_of_depth_depo, all with the FLOPs of the first writer's."""
-    names = _WRITERS.value
-    if not names or len(set(names)) < len(names) or not set(names) <= set(FAST_WEIGHTS):
-        allowed = f"some of {', '.join(FAST_WEIGHTS)}, each once"
-        raise UserError(f"--writers={','.join(names)} is not possible; allowed: {allowed}")
+    names = cli.parse_names(_WRITERS.name, _WRITERS.value, FAST_WEIGHTS)
     pattern = preset.config.model.pattern
     allowed = f"one with {' or '.join(FAST_WEIGHTS)}, in whose place each writer goes"
     written = preset.config.model.has_fast_weights

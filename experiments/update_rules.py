@@ -5,10 +5,10 @@ from typing import Any
 
 from absl import flags
 
+from experiments import cli
 from experiments.binary import Experiment
 from experiments.presets import Preset
 from sleep_jax.config import RunConfig
-from sleep_jax.errors import UserError
 from sleep_jax.model.config import UPDATE_RULES, require
 
 _UPDATE_RULES = flags.DEFINE_list(
@@ -33,15 +33,7 @@ def variants(config: RunConfig) -> list[RunConfig]:
     Raises:
       UserError: a rule that does not exist or is named twice, or none at all; or no block has one.
     """
-    names, text = _UPDATE_RULES.value, ",".join(_UPDATE_RULES.value)
-    for name in names:
-        if name not in UPDATE_RULES:
-            allowed = ", ".join(UPDATE_RULES)
-            raise UserError(f"--{_UPDATE_RULES.name}={name} is unknown; allowed: {allowed}")
-    if not names:
-        raise UserError(f"--{_UPDATE_RULES.name}= is empty; allowed: at least one rule")
-    if len(set(names)) < len(names):
-        raise UserError(f"--{_UPDATE_RULES.name}={text} names a value twice; allowed: each once")
+    names = cli.parse_names(_UPDATE_RULES.name, _UPDATE_RULES.value, UPDATE_RULES)
     pattern = config.model.pattern
     allowed = "one with gated_delta_net, whose rules are compared"
     require("gated_delta_net" in pattern, "model.pattern", ",".join(pattern), allowed)

@@ -18,10 +18,9 @@ from jax.typing import ArrayLike
 
 from sleep_jax import sleep
 from sleep_jax.config import SleepConfig
-from sleep_jax.errors import UserError
 from sleep_jax.model import decoder
 from sleep_jax.model.attention import KeyValues
-from sleep_jax.model.config import ModelConfig
+from sleep_jax.model.config import ModelConfig, require
 
 
 class SessionState(NamedTuple):
@@ -60,16 +59,10 @@ def programs(model: ModelConfig, loop: SleepConfig, window: int) -> Programs:
         window is empty.
     """
     loop.validate()
-    if loop.cache == "keep":
-        raise UserError(f"sleep.cache={loop.cache!r} is not possible; allowed: evict, slide")
-    if loop.cache == "slide" and model.written_by_gradient:
-        given = ",".join(model.pattern)
-        raise UserError(
-            f"sleep.cache={loop.cache!r} is not possible with model.pattern={given!r}; "
-            "allowed: evict"
-        )
-    if window < 1:
-        raise UserError(f"window={window!r} is not possible; allowed: >= 1")
+    require(loop.cache != "keep", "sleep.cache", loop.cache, "evict, slide")
+    fits = loop.cache == "evict" or not model.written_by_gradient
+    require(fits, "sleep.cache", loop.cache, "'evict' with prime_mlp in model.pattern")
+    require(window >= 1, "window", window, ">= 1")
     slide = loop.cache == "slide"
 
     def opened(fast: decoder.FastWeights, batch: int) -> decoder.State:

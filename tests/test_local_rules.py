@@ -61,7 +61,7 @@ BAD = [
         "model.pattern='attention,prime_mlp' is not possible; allowed: one with gated_delta_net",
     ),
     ("--update_rules=oja", "--update_rules=oja is unknown; allowed: hebbian, delta, gated_delta,"),
-    ("--update_rules=", "--update_rules= is empty; allowed: at least one rule"),
+    ("--update_rules=", "--update_rules= is empty; allowed: at least one of hebbian, delta,"),
     ("--update_rules=kda,kda", "--update_rules=kda,kda names a value twice; allowed: each once"),
     (
         "--set=model.gated_delta_net.update_rule=kda",

@@ -220,7 +220,7 @@ def test_a_session_steps_when_its_window_is_full(params, windows):
     got = session.feed(np.concatenate([tokens, tokens[:, :2]], axis=1))
     want, _ = sleep.wake(sleep.bind(model, params), windows[:, :1, :2], read(params, windows))
     np.testing.assert_allclose(got, want[:, 0, -1], rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="sleep.cache='slide' is not possible with model.pattern="):
+    with pytest.raises(UserError, match="sleep.cache='slide' is not possible; allowed: 'evict' wi"):
         Session(model, params, SleepConfig(cache="slide"), L)
 
 

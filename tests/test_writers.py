@@ -52,10 +52,13 @@ def test_the_smoke_preset_and_writers_that_are_not_there(tmp_path):
     assert (directory / "needs_by_depth.png").read_bytes().startswith(b"\x89PNG")
     refused = ends(*arguments, "--set=model.pattern=attention,attention", "--dry_run")
     assert refused.returncode == 2 and "in whose place each writer goes" in refused.stderr
-    for value in ("attention", "", "prime_mlp,prime_mlp"):
+    for value, said in (
+        ("attention", "is unknown; allowed: gated_delta_net, prime_mlp"),
+        ("", "is empty; allowed: at least one of gated_delta_net, prime_mlp"),
+        ("prime_mlp,prime_mlp", "names a value twice; allowed: each once"),
+    ):
         refused = ends(*arguments, f"--writers={value}", "--dry_run")
-        said = f"--writers={value} is not possible; allowed: some of gated_delta_net, prime_mlp"
-        assert refused.returncode == 2 and said in refused.stderr
+        assert refused.returncode == 2 and f"--writers={value} {said}" in refused.stderr
 
 
 def said_of(*rows):
