@@ -53,6 +53,14 @@ def test_lines_go_by_task_blocks_and_depth_and_presets_come_first():
     panels = needs.firsts(found)
     assert [line.depth for line in panels["Rule 110, W = 12", 2]] == [1, 2] and len(panels) == 3
     assert [cells[5] for cells in needs.cells(found)][0] == "not run"
+    first, others = needs.parted(found)
+    assert len(first) == 4 and others == [found[2]] and not others[0].as_is
+    tables = needs.markdown(found).split(needs.OTHERS)
+    assert [text.count("\n| ") for text in tables] == [
+        5,
+        3,
+    ]  # with rules; the first begins with its header
+    assert needs.OTHERS not in needs.markdown(first)
 
 
 @pytest.mark.parametrize(

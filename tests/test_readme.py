@@ -114,8 +114,7 @@ def test_what_else_the_same_flops_buy():
 
 def test_what_each_n_needs_in_short():
     shown, _ = tables(section(README, "What we have found so far"))
-    found = needs.lines(sources.committed(COMMITTED))
-    first = [line for panel in needs.firsts(found).values() for line in panel]
+    first, _ = needs.parted(needs.lines(sources.committed(COMMITTED)))
     assert shown[0] == needs.header(first) and shown[2:] == needs.cells(first)
     text = README.replace("\n", " ")
     names = ("cpu", "cpu", "deep", "deep_2.5e-3")

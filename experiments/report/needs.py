@@ -31,6 +31,7 @@ NOTE = (
     "“less” or “more” if all seeds of the two lie apart (exact rank test, .05). Rates that differ "
     "stand by N."
 )
+OTHERS = "The same depths once more, with other seeds, rates or limits"
 _HEIGHT, _PANEL = 2.4, 1.75  # inches
 _NARROWEST = 2  # depths, that a title fits above one
 
@@ -152,13 +153,19 @@ def _need(line: Line, n: int) -> str:
 
 
 def markdown(found: Sequence[Line]) -> str:
-    """The table and what it says."""
-    return f"{table(found)}\n{NOTE}\n"
+    """A table of the first lines, what it says, and one of the others, if there are any."""
+    first, others = parted(found)
+    return f"{_table(first)}\n{NOTE}\n" + f"\n{OTHERS}:\n\n{_table(others)}" * bool(others)
 
 
-def table(found: Sequence[Line]) -> str:
-    """`cells` in Markdown."""
+def _table(found: Sequence[Line]) -> str:
     return markdown_table(header(found), cells(found)) + "\n"
+
+
+def parted(found: Sequence[Line]) -> tuple[list[Line], list[Line]]:
+    """The first line of each depth of each task and model, which are drawn, and all others."""
+    drawn = [line for panel in firsts(found).values() for line in panel]
+    return drawn, [line for line in found if not any(line is one for one in drawn)]
 
 
 def firsts(found: Iterable[Line]) -> dict[tuple[str, int], list[Line]]:

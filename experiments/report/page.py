@@ -134,15 +134,21 @@ def _head(sources: Sequence[Source]) -> str:
 
 
 def _needs(sources: Sequence[Source], drawn: Path) -> str:
-    found = needs.lines(sources)
+    first, others = needs.parted(needs.lines(sources))
     title = "What each N needs to learn a depth"
     return tag(
         "section",
         tag("h2", title, id="needs"),
         paragraph(needs.NOTE),
         figure(drawn, f"{title}: the training FLOPs of the table below, a panel a task and model"),
-        table(title, needs.header(found), needs.cells(found), titled=True) if found else "",
+        _needs_table(title, first),
+        tag("h3", needs.OTHERS) if others else "",
+        _needs_table(needs.OTHERS, others),
     )
+
+
+def _needs_table(title: str, found: Sequence[needs.Line]) -> str:
+    return table(title, needs.header(found), needs.cells(found), titled=True) if found else ""
 
 
 def _overview(sources: Sequence[Source], drawn: Path) -> str:
