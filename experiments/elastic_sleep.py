@@ -27,8 +27,11 @@ _DRAWN = flags.DEFINE_list(
     "drawn_passes", ["1", "2", "4", "8"], "N to draw from for every batch; empty: no such run."
 )
 _BACKWARD = flags.DEFINE_list(
-    "backward_passes", ["1", "2"], "k, passes that the gradient goes through, one run each."
+    "backward_passes",
+    None,
+    "k, passes that the gradient goes through, one run each; 1 and 2 unless N is no greater.",
 )
+_BACKWARD_USUALLY = (1, 2)
 
 
 def _read_at(
@@ -70,8 +73,11 @@ def more(config: RunConfig, preset: Preset) -> list[Cell]:
       UserError: --drawn_passes or --backward_passes is impossible.
     """
     most = max(preset.passes)
+    if _BACKWARD.value is None:
+        backward = tuple(k for k in _BACKWARD_USUALLY if k < most)
+    else:
+        backward = cli.parse_numbers("backward_passes", _BACKWARD.value, 1, "whole numbers k")
     drawn = cli.parse_numbers("drawn_passes", _DRAWN.value, 1, "whole numbers N")
-    backward = cli.parse_numbers("backward_passes", _BACKWARD.value, 1, "whole numbers k")
     if any(k >= most for k in backward):
         raise UserError(
             f"--backward_passes={','.join(map(str, backward))} is not possible; allowed: less than "
