@@ -136,6 +136,7 @@ def test_what_each_n_needs_in_short():
         ("With the paper's four blocks", ["cost_of_depth/four_blocks"]),
         ("What does each N need to follow two edges?", ["cost_of_depth_depo/cpu"]),
         ("Gradient steps instead of passes", ["ttt_e2e/cpu"]),
+        ("Eight nodes", ["ttt_e2e/eight_nodes"]),
     ],
 )
 def test_cost_of_depth_by_seed(title, names):
@@ -208,6 +209,28 @@ def test_the_first_edge_costs_steps_and_passes_alike():
     )
     said = "one pass takes {:.1f} times as much, one step {:.1f} times, two steps {:.1f} times"
     assert said.format(*growth) in results
+
+
+def test_gradient_steps_on_eight_nodes():
+    one, two, steps = committed("ttt_e2e/eight_nodes").summary
+    assert (one["passes"], two["passes"], steps["passes"]) == (1, 2, 2)
+    assert steps["update_rule"] == "prime_mlp" and depth_cost.same_but_for_rule(two, steps)
+    assert needed.less(steps, one) and needed.less(steps, two)
+    ratio = needed.ratio(two, steps)
+    times = "{:.1f} times less [{:.1f}, {:.1f}]".format(ratio["mean"], *ratio["ci95"] or ())
+    fewest = needed.quote(steps, lambda flops: f"{flops / 1e12:.2f}")
+    texts = [re.sub(r"\s+", " ", text) for text in (README, section(RESULTS, "Eight nodes"))]
+    assert all(times in text for text in texts)
+    assert "of eight nodes they take " + fewest.replace(" ", "e12 ", 1) in texts[0].lower()
+    assert not any(one["reached"]) and "one pass does not get there with 1.0e13" in README
+    easier = [needed.quote(group["easier"][0]) for group in (two, steps)]
+    assert needed.less(two["easier"][0], steps["easier"][0])
+    assert f"two passes {easier[0]}, two steps {easier[1]}, apart" in texts[1]
+    (twelve,) = committed("ttt_e2e/twelve_nodes_scout").summary
+    assert f"12 nodes takes two steps {needed.quote(twelve)}" in texts[1]
+    scout = committed("ttt_e2e/four_hops_scout").rows[0]["by_depth"]
+    stands = (f"{scout[k]['exact_accuracy']:.3f}"[1:] for k in ("1", "2", "4"))
+    assert "{} at one edge, {} at two and {} at four".format(*stands) in texts[1]
 
 
 def test_gradient_steps_beside_passes():

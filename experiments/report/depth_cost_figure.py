@@ -44,7 +44,11 @@ def _panel(axis: Axes, summary: Sequence[DepthCost], key: str) -> None:
         means = [group[f"needed_{key}"]["mean"] for group in here]
         marker = MARKERS[place % len(MARKERS)]
         style = f"{marker}{':' if deeper else '-'}"
-        axis.plot(x, means, style, color=colour[passes], label=label, markersize=4)
+        solved = [i for i, group in enumerate(here) if all(group["reached"])]
+        looks: Any = {"color": colour[passes], "markersize": 4}
+        axis.plot(x, means, style, label=label, markevery=solved, **looks)
+        limits = [i for i in range(len(here)) if i not in solved]
+        axis.plot([x[i] for i in limits], [means[i] for i in limits], "^", **looks)
         for at, group in zip(x, here, strict=True):
             for count, reached in zip(group[key], group["reached"], strict=True):
                 mark: Any = {"marker": "o" if reached else "^", "markersize": 2.5, "alpha": 0.5}

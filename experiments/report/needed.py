@@ -98,6 +98,7 @@ def ratio(first: Taken, second: Taken) -> Need:
 
 
 def limit_sign(one: Taken) -> str:
+    """`> ` where a seed did not get there."""
     return "" if all(one["reached"]) else "> "
 
 
