@@ -226,8 +226,8 @@ def test_gradient_steps_on_eight_nodes():
     easier = [needed.quote(group["easier"][0]) for group in (two, steps)]
     assert needed.less(two["easier"][0], steps["easier"][0])
     assert f"two passes {easier[0]}, two steps {easier[1]}, apart" in texts[1]
-    (twelve,) = committed("ttt_e2e/twelve_nodes_scout").summary
-    assert f"12 nodes takes two steps {needed.quote(twelve)}" in texts[1]
+    quoted = (needed.quote(group) for group in committed("ttt_e2e/twelve_nodes_scout").summary)
+    assert "of 12 nodes take two steps {1}, two passes {0}".format(*quoted) in texts[1]
     scout = committed("ttt_e2e/four_hops_scout").rows[0]["by_depth"]
     stands = (f"{scout[k]['exact_accuracy']:.3f}"[1:] for k in ("1", "2", "4"))
     assert "{} at one edge, {} at two and {} at four".format(*stands) in texts[1]
