@@ -8,6 +8,7 @@ import math
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from matplotlib.figure import Figure
 
 from experiments import binary, cost_of_depth, until_learned
 from experiments.report import claims_depth_cost, depth_cost, depth_cost_figure, needed
@@ -190,6 +191,20 @@ def test_easier_depths_are_read_from_the_curve():
     said = depth_cost.conclude([group])
     assert " On the way, at k = 1 N = 1 4.00e09; at k = 2 N = 1 > 8.00e09. " in said
     assert "On the way" not in depth_cost.conclude(summarise(took([8])))
+
+
+def test_a_mean_that_not_all_seeds_reached_is_drawn_as_a_triangle():
+    summary = summarise([*took([40, 90], reached=False), *took([20, 21], 2)])
+    axis = Figure().add_subplot()
+    depth_cost_figure._panel(axis, summary, "flops")
+    means = [line for line in axis.lines if line.get_markersize() == 4]
+    drawn = {
+        line.get_label(): line.get_markevery() for line in means if line.get_markevery() is not None
+    }
+    assert drawn == {"N = 1": [], "N = 2": [0]}
+    (limit,) = (line for line in means if line.get_markevery() is None)
+    assert limit.get_marker() == "^"
+    assert limit.get_ydata() == pytest.approx([summary[0]["needed_flops"]["mean"]])
 
 
 def test_what_was_not_reached_is_a_lower_limit():

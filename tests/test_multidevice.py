@@ -58,7 +58,7 @@ def compiled(config, mesh):
     program = Program.of(config, "cpu")
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        jax.eval_shape(functools.partial(step.init_state, program), 0),
+        step.abstract_state(program),
         step.state_shardings(program, mesh),
     )
     rows = distributed.to_mesh(batch(0, config), mesh)

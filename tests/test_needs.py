@@ -56,10 +56,7 @@ def test_lines_go_by_task_blocks_and_depth_and_presets_come_first():
     first, others = needs.parted(found)
     assert len(first) == 4 and others == [found[2]] and not others[0].as_is
     tables = needs.markdown(found).split(needs.OTHERS)
-    assert [text.count("\n| ") for text in tables] == [
-        5,
-        3,
-    ]  # with rules; the first begins with its header
+    assert [text.count("\n| ") for text in tables] == [5, 3]  # the first table begins the text
     assert needs.OTHERS not in needs.markdown(first)
 
 

@@ -125,7 +125,7 @@ def test_what_each_n_needs_in_short():
     assert (
         "they take {}, {}, {} and {} times fewer FLOPs at t = 1, 2, 3, 4".format(*factors) in text
     )
-    last = (needed.quote(group, lambda flops: f"{flops / 1e12:.2f}") for group in pairs[3])
+    last = (needed.quote(group, needed.trillions) for group in pairs[3])
     assert "then N = 1 takes {} and N = 2 {}.".format(*last) in text
 
 
@@ -194,9 +194,7 @@ def test_the_first_edge_costs_steps_and_passes_alike():
         name: {n: one["easier"][0] for n, one in groups.items()} for name, groups in both.items()
     }
     for name, by_passes in first.items():
-        quoted = (
-            needed.quote(one, lambda flops: f"{flops / 1e12:.2f}") for one in by_passes.values()
-        )
+        quoted = (needed.quote(one, needed.trillions) for one in by_passes.values())
         assert f"| {name} | {' | '.join(quoted)} |" in results
     written = [
         [needed.less(first[a][n], first[b][n]) for n in (1, 2, 4)] for a, b in permutations(first)
@@ -218,7 +216,7 @@ def test_gradient_steps_on_eight_nodes():
     assert needed.less(steps, one) and needed.less(steps, two)
     ratio = needed.ratio(two, steps)
     times = "{:.1f} times less [{:.1f}, {:.1f}]".format(ratio["mean"], *ratio["ci95"] or ())
-    fewest = needed.quote(steps, lambda flops: f"{flops / 1e12:.2f}")
+    fewest = needed.quote(steps, needed.trillions)
     texts = [re.sub(r"\s+", " ", text) for text in (README, section(RESULTS, "Eight nodes"))]
     assert all(times in text for text in texts)
     assert "of eight nodes they take " + fewest.replace(" ", "e12 ", 1) in texts[0].lower()
@@ -248,7 +246,7 @@ def test_gradient_steps_beside_passes():
         for ratio in (needed.ratio(passes[n], steps[2]) for n in (1, 4))
     ]
     assert short == ["5.3 2.9 9.5", "5.5 4.0 7.7"]
-    in_trillions = [needed.quote(steps[n], lambda flops: f"{flops / 1e12:.2f}") for n in (2, 1, 4)]
+    in_trillions = [needed.quote(steps[n], needed.trillions) for n in (2, 1, 4)]
     assert in_trillions[0] == "0.98 [0.74, 1.21]"
     assert [text.split()[0] for text in in_trillions[1:]] == ["2.85", "2.85"]
     readme, results = (

@@ -47,9 +47,9 @@ def _panel(axis: Axes, summary: Sequence[DepthCost], key: str) -> None:
         solved = [i for i, group in enumerate(here) if all(group["reached"])]
         looks: Any = {"color": colour[passes], "markersize": 4}
         axis.plot(x, means, style, label=label, markevery=solved, **looks)
-        limits = [i for i in range(len(here)) if i not in solved]
-        axis.plot([x[i] for i in limits], [means[i] for i in limits], "^", **looks)
-        for at, group in zip(x, here, strict=True):
+        for at, mean, group in zip(x, means, here, strict=True):
+            if not all(group["reached"]):
+                axis.plot(at, mean, "^", **looks)
             for count, reached in zip(group[key], group["reached"], strict=True):
                 mark: Any = {"marker": "o" if reached else "^", "markersize": 2.5, "alpha": 0.5}
                 axis.plot(at, count, color=colour[passes], **mark)

@@ -107,6 +107,11 @@ def quote(one: Taken, text: Callable[[float], str] = scientific) -> str:
     return limit_sign(one) + bracketed(one["needed_flops"], text)
 
 
+def trillions(flops: float) -> str:
+    """In 1e12, as tables that say so have them."""
+    return f"{flops / 1e12:.2f}"
+
+
 def bracketed(needed: Need, text: Callable[[float], str]) -> str:
     """The mean with its interval, where there is one, as `text` has a number."""
     if needed["ci95"] is None:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from experiments.report.depth_cost import DepthCost, compared, name
-from experiments.report.needed import less, quote
+from experiments.report.needed import less, quote, trillions
 from experiments.report.sources import COMMITTED, Source
 from experiments.report.style import MARKERS, STYLE, colours, save
 from experiments.report.tables import markdown_table
@@ -149,7 +149,7 @@ def _need(line: Line, n: int) -> str:
         return "not run"
     one, group = line.groups[1], line.groups[n]
     word = " less" * less(group, one) + " more" * less(one, group)
-    return quote(group, lambda flops: f"{flops / 1e12:.2f}") + word
+    return quote(group, trillions) + word
 
 
 def markdown(found: Sequence[Line]) -> str:
@@ -165,7 +165,7 @@ def _table(found: Sequence[Line]) -> str:
 def parted(found: Sequence[Line]) -> tuple[list[Line], list[Line]]:
     """The first line of each depth of each task and model, which are drawn, and all others."""
     drawn = [line for panel in firsts(found).values() for line in panel]
-    return drawn, [line for line in found if not any(line is one for one in drawn)]
+    return drawn, [line for line in found if line not in drawn]
 
 
 def firsts(found: Iterable[Line]) -> dict[tuple[str, int], list[Line]]:
