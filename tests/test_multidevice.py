@@ -117,15 +117,16 @@ def assert_same(found, expected, tolerance):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=str(path))
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("sizes", MESHES)
+@pytest.mark.parametrize(
+    "sizes, axis_type", [*((m, AxisType.Auto) for m in MESHES), (MESHES[-1], AxisType.Explicit)]
+)
 def test_five_steps_equal_those_of_one_device(sizes, axis_type):
     assert_same(run(CONFIG, mesh_of(sizes, axis_type)), reference(), 1e-5)
 
 
 @pytest.mark.parametrize("rule", ["kda", "jet"])
 def test_features_that_all_heads_share_get_their_whole_gradient(rule):
-    config = dataclasses.replace(CONFIG, model=tiny.with_rule(CONFIG.model, rule))
+    config = dataclasses.replace(CONFIG, model=tiny.with_rule(tiny.ONE_BLOCK, rule))
     assert_same(run(config, mesh_of((2, 2, 2))), reference(config), 1e-5)
 
 
@@ -249,7 +250,7 @@ def sent(counted, kind):
     return sum(c.sent_bytes for c in counted.collectives if c.kind == kind)
 
 
-@pytest.mark.parametrize("number", [2, 4, 8])
+@pytest.mark.parametrize("number", [2, 8])
 def test_weak_scaling_over_data(number):
     """From the compiled program: the same work a device, and one sum of the gradients."""
     one, many = weak((1, 1, 1)), weak((number, 1, 1))
