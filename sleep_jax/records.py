@@ -18,6 +18,7 @@ import platform
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,25 @@ class Metrics:
         if self._writes:
             self._file.close()
             self._events.close()
+
+
+def curve(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every evaluation among the records of a run, without its loss.
+
+    `trained_exact_accuracy` is the mean over the training batches that were logged since the
+    evaluation before, if any: by how much unseen sequences are answered worse than seen ones.
+    """
+    points, batches = [], []
+    for record in records:
+        if record["kind"] == "train":
+            batches.append(record["exact_accuracy"])
+            continue
+        point = {name: record[name] for name in record if name not in ("kind", "loss")}
+        if batches:
+            point["trained_exact_accuracy"] = sum(batches) / len(batches)
+        points.append(point)
+        batches = []
+    return points
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

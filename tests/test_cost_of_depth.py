@@ -221,6 +221,24 @@ def test_what_was_not_reached_is_a_lower_limit():
     assert second["N = 1 takes, times"] == "> 4.63" and third["N = 1 takes, times"] == "not known"
 
 
+def test_what_was_seen_is_told_beside_what_was_not_where_the_budget_was_too_small():
+    rows = [*took([90, 100, 100], depth=5, reached=False), *took([20, 21], 2, depth=5)]
+    rows[1]["reached"] = False
+    for one, trained, unseen in zip(rows, (0.9, 0.98, 0.1, 0.2, 0.3), (0.6, 0.8) * 3, strict=False):
+        one["curve"] = [
+            point(1, trained_exact_accuracy=0.5),
+            point(2, trained_exact_accuracy=trained, exact_accuracy=unseen),
+        ]
+    summary = summarise(rows)
+    assert [group.get("fit") for group in summary] == [{"trained": 0.94, "unseen": 0.7}, None]
+    assert (
+        " What spent its budget in vain was right on batches it trained on last: "
+        "at t = 5 N = 1 on 0.94, and on 0.70 of unseen sequences." in depth_cost.conclude(summary)
+    )
+    del rows[0]["curve"][-1]["trained_exact_accuracy"]  # of an older commit
+    assert "in vain" not in depth_cost.conclude(summarise(rows))
+
+
 @pytest.mark.parametrize(
     "one, two, apart",
     [

@@ -53,6 +53,13 @@ def test_what_a_run_leaves_behind(finished):
     assert result["steps"] == 12 and result["train_tokens"] == 12 * config.tokens_per_step
     assert [point["step"] for point in result["curve"]] == [6, 12]
     assert result["curve"][-1]["exact_accuracy"] == result["exact_accuracy"]
+    trained = {
+        r["step"]: r["exact_accuracy"]
+        for r in records.read_metrics(directory)
+        if r["kind"] == "train"
+    }
+    for point, logged in zip(result["curve"], ((1, 4), (8, 12)), strict=True):
+        assert point["trained_exact_accuracy"] == np.mean([trained[step] for step in logged])
     assert 0 < result["floor"] < 1 and np.isfinite(result["loss"])
     table = json.loads((directory / "parameters.json").read_text())
     assert {row["optimizer"] for row in table} == {"muon", "adamw"}

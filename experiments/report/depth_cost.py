@@ -4,7 +4,7 @@ experiments/report/needed.py says how seeds are averaged and compared.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from experiments.report.files import ReportError
 from experiments.report.groups import short
@@ -63,11 +63,18 @@ class Easier(Taken):
     at: str
 
 
+class Fit(TypedDict):
+    """Exact accuracy, mean over seeds, of the last batches trained on and of unseen sequences."""
+
+    trained: float
+    unseen: float
+
+
 class DepthCost(Taken):
     """All seeds of one N at one depth.
 
     `at` and `size` say in words which depth of which setting it is, `cell` names the run of its
-    first seed.
+    first seed. `fit` is of the seeds that spent the budget in vain, where their runs recorded it.
     """
 
     cell: str
@@ -90,6 +97,7 @@ class DepthCost(Taken):
     tokens_before: list[int]
     needed_tokens: Need
     easier: list[Easier]
+    fit: NotRequired[Fit]
 
 
 def summarise(task: Task, rows: Iterable[Row]) -> list[DepthCost]:
@@ -106,7 +114,7 @@ def _group(task: Task, rows: list[Row]) -> DepthCost:
     reached = [row["reached"] for row in rows]
     before = [_before(row["curve"]) or row for row in rows]
     tokens, tokens_before = ([one["train_tokens"] for one in some] for some in (rows, before))
-    return {
+    group: DepthCost = {
         **taken(reached, *([one["train_flops"] for one in some] for some in (rows, before))),
         "cell": first["cell"],
         "model": first["model"],
@@ -129,6 +137,14 @@ def _group(task: Task, rows: list[Row]) -> DepthCost:
         "needed_tokens": need(tokens, tokens_before, reached),
         "easier": _easier(task, rows),
     }
+    in_vain = [point for row in rows if not row["reached"] for point in row["curve"][-1:]]
+    # Runs before November 2026 recorded nothing of the kind.
+    if in_vain and all("trained_exact_accuracy" in point for point in in_vain):
+        group["fit"] = {
+            "trained": mean([point["trained_exact_accuracy"] for point in in_vain]),
+            "unseen": mean([point["exact_accuracy"] for point in in_vain]),
+        }
+    return group
 
 
 def _easier(task: Task, rows: Sequence[Row]) -> list[Easier]:
@@ -282,6 +298,8 @@ def conclude(summary: Sequence[DepthCost], further: Sequence[str] = ()) -> str:
         text += f" From one depth to the next they grow, {told}."
     if told := "; ".join(filter(None, map(_on_the_way, sets))):
         text += f" On the way, {told}."
+    if told := "; ".join(filter(None, (_in_vain(g) for groups in sets for g in groups))):
+        text += f" What spent its budget in vain was right on batches it trained on last: {told}."
     return " ".join([text, *further]) + (
         " It may not be concluded that what is inside the intervals is the same, that each N had "
         "its best rate, nor anything about greater depths."
@@ -329,6 +347,15 @@ def _on_the_way(groups: Sequence[DepthCost]) -> str:
         each = (f"{name(group)} {quote(one)}" for group, one in zip(groups, easier, strict=True))
         said.append(f"at {easier[0]['at']} {', '.join(each)}")
     return "; ".join(said)
+
+
+def _in_vain(group: DepthCost) -> str:
+    """`at t = 5 N = 1 on 0.97, and on 0.86 of unseen sequences`, where that was recorded."""
+    if "fit" not in group:
+        return ""
+    fit = group["fit"]
+    unseen = f"and on {fit['unseen']:.2f} of unseen sequences"
+    return f"at {group['at']} {name(group)} on {fit['trained']:.2f}, {unseen}"
 
 
 def _growth(series: Sequence[DepthCost]) -> str:

@@ -358,7 +358,7 @@ class _Run:
             "compile_seconds": seconds["compile"],
             "goodput": summary(seconds),
             "tokens_per_second": float(np.median(rates)) if rates else tokens / wall,
-            "curve": [{k: r[k] for k in r if k not in ("kind", "loss")} for r in curve],
+            "curve": records.curve(self.metrics.records),
         }
 
     def _by_depth(self, final: dict[str, Any]) -> dict[str, Any]:
