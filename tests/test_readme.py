@@ -152,6 +152,7 @@ def test_cost_of_depth_by_seed(title, names):
     [
         ("What does each N need to learn a depth?", "deep_2.5e-3"),
         ("With the paper's four blocks", "four_blocks_t5"),
+        ("At t = 5, seen and unseen", "deep_t5"),
     ],
 )
 def test_cost_of_depth_in_a_sentence(title, name):
@@ -161,6 +162,21 @@ def test_cost_of_depth_in_a_sentence(title, name):
     assert ", ".join(needs) in text
     seeds = (line[depth_cost.HEADER.index("by seed, 1e12")] for line in depth_cost.lines(groups))
     assert "By seed N = 1 takes {}, N = 2 {}".format(*seeds) in text
+
+
+def test_what_was_seen_and_what_was_not():
+    (shown,) = tables(section(RESULTS, "At t = 5, seen and unseen"))
+    groups = committed("cost_of_depth/deep_t5").summary
+    taken = (line[depth_cost.HEADER.index("by seed, 1e12")] for line in depth_cost.lines(groups))
+    scores = [
+        (last["trained_exact_accuracy"], last["exact_accuracy"])
+        for row in committed("cost_of_depth/deep_t5").results["rows"]
+        for last in row["curve"][-1:]
+    ]
+    assert [line[2] for line in shown[2:]] == " ".join(taken).split()
+    assert [tuple(line[3:]) for line in shown[2:]] == [(f"{a:.2f}", f"{b:.2f}") for a, b in scores]
+    told = "answers {:.2f} of the sequences it trained on and {:.2f} of others".format(*scores[1])
+    assert told in README.replace("\n", " ").replace("   ", " ")
 
 
 def test_cost_of_depth_by_blocks_other_rates_and_other_seeds():
