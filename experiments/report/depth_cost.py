@@ -299,7 +299,7 @@ def conclude(summary: Sequence[DepthCost], further: Sequence[str] = ()) -> str:
     if told := "; ".join(filter(None, map(_on_the_way, sets))):
         text += f" On the way, {told}."
     if told := "; ".join(filter(None, (_in_vain(g) for groups in sets for g in groups))):
-        text += f" What spent its budget in vain was right on batches it trained on last: {told}."
+        text += f" What spent its budget in vain ended with an exact accuracy, {told}."
     return " ".join([text, *further]) + (
         " It may not be concluded that what is inside the intervals is the same, that each N had "
         "its best rate, nor anything about greater depths."
@@ -350,12 +350,12 @@ def _on_the_way(groups: Sequence[DepthCost]) -> str:
 
 
 def _in_vain(group: DepthCost) -> str:
-    """`at t = 5 N = 1 on 0.97, and on 0.86 of unseen sequences`, where that was recorded."""
+    """`at t = 5 N = 1, of 0.97 on what it trained on and 0.86 on what it did not`, or nothing."""
     if "fit" not in group:
         return ""
-    fit = group["fit"]
-    unseen = f"and on {fit['unseen']:.2f} of unseen sequences"
-    return f"at {group['at']} {name(group)} on {fit['trained']:.2f}, {unseen}"
+    trained, unseen = f"{group['fit']['trained']:.2f}", f"{group['fit']['unseen']:.2f}"
+    who = f"at {group['at']} {name(group)}"
+    return f"{who}, of {trained} on what it trained on and {unseen} on what it did not"
 
 
 def _growth(series: Sequence[DepthCost]) -> str:
