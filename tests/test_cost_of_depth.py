@@ -232,8 +232,8 @@ def test_what_was_seen_is_told_beside_what_was_not_where_the_budget_was_too_smal
     summary = summarise(rows)
     assert [group.get("fit") for group in summary] == [{"trained": 0.94, "unseen": 0.7}, None]
     assert (
-        " What spent its budget in vain ended with an exact accuracy, at t = 5 N = 1, of 0.94 on what "
-        "it trained on and 0.70 on what it did not. " in depth_cost.conclude(summary)
+        " What spent its budget in vain ended with an exact accuracy, at t = 5 N = 1, of 0.94 on "
+        "what it trained on and 0.70 on what it did not. " in depth_cost.conclude(summary)
     )
     del rows[0]["curve"][-1]["trained_exact_accuracy"]  # of an older commit
     assert "in vain" not in depth_cost.conclude(summarise(rows))
