@@ -4,11 +4,14 @@ import re
 from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.report import depth_cost, needed, needs, rule110, sources
 from experiments.report.words import quote
 from sleep_jax.model.config import UPDATE_RULES
+from sleep_jax.tasks.rule110 import Rule110Config, split_of
+from sleep_jax.tasks.task import SPLITS
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "experiments" / "results"
@@ -166,15 +169,35 @@ def test_cost_of_depth_in_a_sentence(title, name):
 
 def test_what_was_seen_and_what_was_not():
     (shown,) = tables(section(RESULTS, "At t = 5, seen and unseen"))
-    groups = committed("cost_of_depth/deep_t5").summary
+    source = committed("cost_of_depth/deep_t5")
+    groups, rows = source.summary, source.results["rows"]
     taken = (line[depth_cost.HEADER.index("by seed, 1e12")] for line in depth_cost.lines(groups))
     scores = [
         (last["trained_exact_accuracy"], last["exact_accuracy"])
-        for row in committed("cost_of_depth/deep_t5").results["rows"]
+        for row in rows
         for last in row["curve"][-1:]
     ]
     assert [line[2] for line in shown[2:]] == " ".join(taken).split()
     assert [tuple(line[3:]) for line in shown[2:]] == [(f"{a:.2f}", f"{b:.2f}") for a, b in scores]
+    text = section(RESULTS, "At t = 5, seen and unseen").replace("\n", " ")
+    width = rows[0]["width"]
+    owners = split_of(np.arange(2**width, dtype=np.uint64), Rule110Config(width=width))
+    trained, tested = (int((owners == SPLITS[name]).sum()) for name in ("train", "test"))
+    assert (
+        f"{2**width:,} strings, of which {trained:,} are trained on and {tested:,} tested" in text
+    )
+    by_heart = {
+        (row["passes"], row["seed"]): next(
+            (point["train_flops"] / 1e12, f"{point['exact_accuracy']:.2f}"[1:])
+            for point in row["curve"]
+            if point.get("trained_exact_accuracy", 0) >= 0.95
+        )
+        for row in rows
+        if row["seed"] != 10
+    }
+    flops, unseen = by_heart[1, 11]
+    assert f"has .95 of what it sees right after {flops:.1f}e12, and then {unseen} of what" in text
+    assert f"their .95 at {by_heart[2, 11][1]} and {by_heart[2, 12][1]}, and" in text
     told = "answers {:.2f} of the sequences it trained on and {:.2f} of others".format(*scores[1])
     assert told in README.replace("\n", " ").replace("   ", " ")
 
