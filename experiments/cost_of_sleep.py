@@ -1,7 +1,7 @@
 """The price of sleep, measured: wake latency, sleep, memory and training against N.
 
     python -m experiments cost_of_sleep [--preset=cpu] [--workdir=runs]
-        [--set=passes=1,4] [--set=lengths=512,8192] [--set=run.model.d_model=128]
+        [--set=passes=1,4] [--set=lengths=512,8192] [--set=run.model.d_model=128] [--dry_run]
 
 Latency of a token with models that were not trained, as it depends on shapes alone. Beside the
 hybrid's sessions stands the same decoder with attention in every block and a growing cache. Writes
@@ -31,6 +31,7 @@ log = logging.getLogger("sleep_jax")
 _PRESET = flags.DEFINE_string("preset", "cpu", "Name of a preset; an unknown one lists them.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where the results go.")
 _SET = flags.DEFINE_multi_string("set", [], "path=value for any field of the configuration.")
+_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print what would be measured and stop.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,12 +111,32 @@ def smoke() -> CostConfig:
 PRESETS: dict[str, Callable[[], CostConfig]] = {"cpu": cpu, "smoke": smoke}
 
 
+def plan(config: CostConfig, directory: Path) -> str:
+    """What will be measured, a line each."""
+    lengths, passes = (", ".join(map(str, x)) for x in (config.lengths, config.passes))
+    run = config.run
+    return (
+        f"blocks: {', '.join(run.model.pattern)}; d = {run.model.d_model}; windows of "
+        f"{config.window} tokens\n"
+        f"a token awake after {lengths} tokens, {config.rounds} turns: the hybrid evicting and "
+        "sliding, and a transformer with a growing cache\n"
+        f"a token awake and a sleep at N = {passes}, {config.rounds} turns\n"
+        f"a training step of {run.train.batch_size} sequences at N = {passes}, "
+        f"{config.training_rounds} turns\n"
+        f"results into {directory}"
+    )
+
+
 def main() -> int:
     """Measures, prints, writes."""
     if _PRESET.value not in PRESETS:
         raise UserError(f"--preset={_PRESET.value} is unknown; allowed: {', '.join(PRESETS)}")
     config = override(PRESETS[_PRESET.value](), _SET.value)
     config.validate()
+    directory = Path(_WORKDIR.value) / EXPERIMENT / _PRESET.value
+    if _DRY_RUN.value:
+        print(plan(config, directory))
+        return 0
     presets.named(_PRESET.value).set_environment()
 
     # Imports JAX, so only once the environment says how it is to run.
@@ -124,7 +145,6 @@ def main() -> int:
     from sleep_jax import distributed, records
     from sleep_jax.training.step import Program
 
-    directory = Path(_WORKDIR.value) / EXPERIMENT / _PRESET.value
     records.check_writable(directory)
     mesh = distributed.make_mesh()
     hybrid = Program.of(config.run, mesh.devices.flat[0].platform).model

@@ -45,6 +45,13 @@ def test_smoke(tmp_path):
     assert "Hybrid, sliding window: medians" in (directory / "table.md").read_text()
 
 
+def test_a_dry_run_says_what_would_be_measured_and_writes_nothing(tmp_path):
+    done = ends(*arguments(f"--workdir={tmp_path}", "--set=lengths=32", "--dry_run"))
+    assert done.returncode == 0
+    assert "a token awake after 32 tokens" in done.stdout and "at N = 1, 2" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "argument, message",
     [

@@ -47,6 +47,7 @@ _NOT_RUN = "not run"
 _BLOCKS, _D_MODEL, _BITS = 2, 64, 12  # of the cpu presets; other numbers are said
 _USUAL = f"{_BLOCKS} blocks, d = {_D_MODEL} and W = {_BITS} unless another is named"
 _SEEDS = 3  # the fewest of a result in the first table and the figure
+_SETTLED = 0.99  # where all N are above it there is nothing to gain
 _GAIN_COLOURS = (COLOURS[0], COLOURS[3], COLOURS[2])
 _WIDTH, _ROW, _MARGIN = 8.5, 0.24, 0.9  # inches
 
@@ -114,6 +115,11 @@ class Line(NamedTuple):
     def is_learned(self) -> bool:
         """Whether anything of it is above the floor."""
         return any(score["mean"] > self.floor for score in self._shown)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every N answers everything."""
+        return all(score["mean"] > _SETTLED for score in self._shown)
 
     @property
     def _shown(self) -> list[Interval]:
@@ -296,13 +302,16 @@ def left_out(found: Sequence[Line]) -> str:
 def draw(found: Sequence[Line], path: Path) -> None:
     """The differences as a forest: a row a line, filled where the intervals are apart.
 
-    The rest is left to the table: the interval of one seed would look surer than that of eight.
+    The rest is left to the table: the interval of one seed would look surer than that of eight, and
+    where every N answers everything there is nothing to see.
     """
-    found = [line for line in found if line.is_learned and line.is_main]
+    found = [line for line in found if line.is_learned and line.is_main and not line.is_settled]
     with plt.rc_context(STYLE):
         rows = max(len(found), 1)
         figure, axis = plt.subplots(figsize=(_WIDTH, _MARGIN + _ROW * rows))
         for i, line in enumerate(found):
+            if i % 2:
+                axis.axhspan(i - 0.5, i + 0.5, color="0.95", linewidth=0, zorder=0)
             gains = (line.at_equal_tokens, line.at_equal_flops, line.few_at_equal_flops)
             step, middle = (0.3, 0.5) if line.few_passes is None else (0.26, 1)
             for place, (gain, colour) in enumerate(zip(gains, _GAIN_COLOURS, strict=True)):
@@ -315,7 +324,8 @@ def draw(found: Sequence[Line], path: Path) -> None:
         axis.set_xlabel("exact accuracy: more passes less N = 1")
         note = (
             f"n seeds, {_SEEDS} or more; test split; {_USUAL}; 95 % intervals; "
-            "filled: the two means' own intervals do not overlap"
+            "filled: the two means' own intervals do not overlap; "
+            f"without what every N answers (over {_SETTLED:g})"
         )
         figure.supxlabel(note, fontsize=6)
         names = (

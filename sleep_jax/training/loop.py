@@ -320,11 +320,8 @@ class _Run:
     def result(self) -> dict[str, Any]:
         """The measured part of the row; evaluates again if the run was cut off before it could."""
         config, steps = self.config, self.step
-        curve = [r for r in self.metrics.records if r["kind"] == "evaluation"]
-        if not curve or curve[-1]["step"] != steps:
-            self._evaluate()
-            curve = [r for r in self.metrics.records if r["kind"] == "evaluation"]
-        final = curve[-1]
+        last = (r for r in self.metrics.records if (r["kind"], r["step"]) == ("evaluation", steps))
+        final = next(last, None) or self._evaluate()
         by_passes = {
             str(n): self._evaluate(n)["exact_accuracy"] for n in config.train.evaluate_passes
         }
