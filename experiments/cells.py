@@ -70,12 +70,14 @@ def regime(config: RunConfig) -> str:
     """How training departs from one depth and one N throughout, or "plain"."""
     easier, rising, drawn, back = _departures(config)
     hard, alone = _hard_eviction(config)
+    carried = _carried_alone(config)
     words = [
         f"t = {', '.join(map(str, easier))} first" if easier else "",
         f"N = {', '.join(map(str, rising))} first" if rising else "",
         f"N drawn from {', '.join(map(str, drawn))}" if drawn else "",
         f"gradient through the last {back} of {config.sleep.passes} passes" if back else "",
         f"hard eviction for {hard:.0%}{' of fast weights alone' if alone else ''}" if hard else "",
+        f"passes hand on {carried.replace('_', ' ')} alone" if carried else "",
     ]
     return "; ".join(filter(None, words)) or "plain"
 
@@ -86,13 +88,20 @@ def _regime_name(config: RunConfig) -> str:
     parts = (("t", easier), ("N", rising), ("drawn", drawn), ("back", (back,) if back else ()))
     name = "".join(f"-{name}{'.'.join(map(str, values))}" for name, values in parts if values)
     hard, alone = _hard_eviction(config)
-    return name + (f"-hard{hard:g}{'-alone' if alone else ''}" if hard else "")
+    name += f"-hard{hard:g}{'-alone' if alone else ''}" if hard else ""
+    carried = _carried_alone(config)
+    return f"{name}-carry-{carried.replace('_', '-')}" if carried else name
 
 
 def _hard_eviction(config: RunConfig) -> tuple[float, bool]:
     """Share of the run that evicts everything first; whether it changes less than the rest does."""
     change = config.curriculum
     return change.hard_eviction, change.hard_eviction_trained != config.optimizer.trained
+
+
+def _carried_alone(config: RunConfig) -> str:
+    """What passes hand on where it is not all, or nothing."""
+    return config.sleep.carry if config.sleep.carry != "all" and config.sleep.passes > 1 else ""
 
 
 def _departures(

@@ -26,6 +26,9 @@ class SleepConfig:
     # The gradient goes back through the last so many passes over a window, as if the passes before
     # them had changed nothing; 0: through all.
     backward_passes: int = 0
+    # What a pass hands to the next one over the same window: "all", features and fast weights
+    # (Algorithm 1), "features" or "fast_weights"; the other is again as it was before the window.
+    carry: str = "all"
 
     def validate(self) -> None:
         require(self.passes >= 1, "sleep.passes", self.passes, "N >= 1")
@@ -39,6 +42,8 @@ class SleepConfig:
         )
         caches = ("evict", "slide", "keep")
         require(self.cache in caches, "sleep.cache", self.cache, ", ".join(caches))
+        carries = ("all", "features", "fast_weights")
+        require(self.carry in carries, "sleep.carry", self.carry, ", ".join(carries))
         require(
             self.cache != "keep" or self.passes == 1,
             "sleep.passes",
@@ -207,8 +212,9 @@ class RunConfig:
             "empty with sleep.cache=keep (nothing sleeps)",
         )
         halting = self.train.halting_thresholds
-        fits = self.sleep.cache == "evict" and self.model.has_fast_weights
-        allowed = "empty but for fast weights with sleep.cache=evict"
+        sleeps = self.sleep.cache == "evict" and self.sleep.carry == "all"
+        fits = sleeps and self.model.has_fast_weights
+        allowed = "empty but for fast weights with sleep.cache=evict and sleep.carry=all"
         require(not halting or fits, "train.halting_thresholds", halting, allowed)
         possible = self.optimizer.trained == "all" or self.model.has_fast_weights
         allowed = "all, or a model that has fast weights"
@@ -260,6 +266,7 @@ class RunConfig:
         for field, value, allowed in (
             ("sleep.cache", self.sleep.cache, "evict"),
             ("sleep.backward_passes", self.sleep.backward_passes, 0),
+            ("sleep.carry", self.sleep.carry, "all"),
             ("train.halting_thresholds", self.train.halting_thresholds, ()),
             ("optimizer.trained", self.optimizer.trained, "all"),
         ):

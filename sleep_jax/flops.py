@@ -5,8 +5,9 @@ forward of the passes that it goes through, less the gradients of frozen weights
 rematerialisation (the same share of every hybrid run), norms, gates and other elementwise work, the
 embedding lookup, the optimizer. Muon's products are the same in every step, so they weigh more
 where a step is one pass: `--dry_run` says how much they would add at each N. What nothing uses, the
-compiler removes, and it is not counted either: of the last pass over a window all that comes after
-the last state is written, and of a transformer whose cache is evicted the context windows.
+compiler removes, and it is not counted either: of the last pass over a window, and of every pass
+that hands on fast weights alone, all that comes after the last state is written, and of a
+transformer whose cache is evicted the context windows.
 Attention is counted for every pair of a token and a key at hand, masked or not. tests/test_flops.py
 holds this against the compiler's own count.
 """
@@ -127,13 +128,21 @@ def _in_blocks(config: RunConfig, passes: int, frozen_weights: bool = False) -> 
         once = window(task.window, model.pattern[:first])
         context = task.context_windows * (once + passes * step) if passes else 0
     elif slide or model.has_fast_weights:
-        first, end = model.loop
-        again = (passes - 1) * window(task.window, model.pattern[first:end])
-        keeps_state = [slide or mixer != "attention" for mixer in model.pattern]
-        last = max(i for i, keeps in enumerate(keeps_state) if keeps)
-        ending = counted(model.pattern[last], task.window)
-        discarded = ending.read + ending.out + window(task.window, model.pattern[last + 1 :])
-        context = task.context_windows * (window(task.window) + again - discarded)
+
+        def to_the_state(mixers: tuple[str, ...]) -> int:
+            """Without what comes after the last state is written."""
+            keeps_state = [slide or mixer != "attention" for mixer in mixers]
+            last = max((i for i, keeps in enumerate(keeps_state) if keeps), default=-1)
+            if last < 0:
+                return 0
+            ending = counted(mixers[last], task.window)
+            return window(task.window, mixers[: last + 1]) - ending.read - ending.out
+
+        core = model.pattern[slice(*model.loop)]
+        features = config.sleep.carry != "fast_weights"  # of passes before the last
+        again = window(task.window, core) if features else to_the_state(core)
+        once = to_the_state(model.pattern)
+        context = task.context_windows * ((passes - 1) * again + once)
     return context + window(task.answer_length)
 
 

@@ -89,7 +89,7 @@ def end_window(model: Model, tokens: jax.Array, state: State, config: SleepConfi
     """
     h = model.embed(tokens)
     if model.prime_mlp is None:
-        return sleep(model, h, state, config.passes, config.remat, config.backward_passes)
+        return sleep(model, h, state, config)
     h, state = model.prelude(h, state)  # none of it depends on the fast weights
 
     def predict(fast: State) -> jax.Array:
@@ -99,29 +99,34 @@ def end_window(model: Model, tokens: jax.Array, state: State, config: SleepConfi
     return ttt_e2e.descend(predict, tokens, state, config.passes, model.prime_mlp, remat)
 
 
-def sleep(
-    model: Model, h: jax.Array, state: State, passes: int, remat: str = "none", backward: int = 0
-) -> State:
+def sleep(model: Model, h: jax.Array, state: State, config: SleepConfig) -> State:
     """Runs N passes over one window and returns the state; the features are discarded.
 
     What a pass repeats is the model's core; its prelude runs once before, its coda once behind.
 
     Args:
       h: `[B, L, D]`, the embedded window.
-      state: on entry; its fast weights, float32, are never reset between passes.
-      passes: N >= 1, static.
-      remat: "pass" keeps only the carry between passes for the backward.
-      backward: k; the gradient goes through the last k passes and past the N - k before them as if
-        they had changed nothing, so that it still reaches earlier windows. 0: through all.
+      state: on entry; its fast weights, float32.
+      config: of which count:
+        passes, N, static;
+        carry: what a pass hands to the next, features and fast weights in Algorithm 1. What it does
+          not hand on is once more as it was before the window;
+        remat: "pass" keeps only the carry between passes for the backward;
+        backward_passes, k: the gradient goes through the last k passes and past the N - k before
+          them as if they had changed nothing, so that it still reaches earlier windows. 0: through
+          all.
     """
+    passes, backward = config.passes, config.backward_passes
     parts = (model.prelude, model.core, model.coda)
-    prelude, core, coda = map(jax.checkpoint, parts) if remat == "pass" else parts
-    carry = prelude(h, state)
-    _, before = carry
+    prelude, core, coda = map(jax.checkpoint, parts) if config.remat == "pass" else parts
+    h, before = carry = prelude(h, state)
 
     def one_pass(carry, _):
-        h, after = carry
-        return core(h, decoder.next_pass(before, after)), None
+        features, after = core(*carry)
+        return (
+            h if config.carry == "fast_weights" else features,
+            before if config.carry == "features" else decoder.next_pass(before, after),
+        ), None
 
     if 0 < backward < passes:
         moved, _ = lax.scan(one_pass, lax.stop_gradient(carry), length=passes - backward)
@@ -130,8 +135,7 @@ def sleep(
     # The last pass stands apart, so that the compiler can drop what only its features need.
     if passes > 1:
         carry, _ = lax.scan(one_pass, carry, length=passes - 1)
-    (h, state), _ = one_pass(carry, None)
-    _, state = coda(h, state)
+    _, state = coda(*core(*carry))
     return model.evict(state)
 
 

@@ -82,3 +82,12 @@ def test_names_tell_what_was_spent():
     assert cell.name == "hybrid-gated-delta-negative-N4-t2-W12-s0"
     assert cell.identity()["update_rule"] == "gated_delta_negative"
     assert cells.transformer(base, "evict", seed=0).update_rule == "none"
+
+
+def test_what_passes_hand_on_is_said_where_there_is_a_pass_to_hand_it_to():
+    sleep = dataclasses.replace(BASE.sleep, carry="fast_weights")
+    base = dataclasses.replace(BASE, sleep=sleep)
+    one, two = (cells.hybrid(base, n, seed=0) for n in (1, 2))
+    assert two.name == "hybrid-N2-t2-W12-s0-carry-fast-weights"
+    assert two.identity()["regime"] == "passes hand on fast weights alone"
+    assert one.name == "hybrid-N1-t2-W12-s0" and one.identity()["regime"] == "plain"

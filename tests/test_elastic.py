@@ -197,8 +197,9 @@ def test_an_impossible_curriculum_is_refused(change, field):
         config(**change).validate()
 
 
-def test_halting_needs_fast_weights_alone():
+@pytest.mark.parametrize("change", [{"cache": "slide"}, {"carry": "features"}])
+def test_halting_needs_fast_weights_alone_and_all_that_a_pass_leaves(change):
     run = tiny.run_config(halting_thresholds=(0.1,))
-    run = dataclasses.replace(run, sleep=SleepConfig(passes=2, cache="slide"))
+    run = dataclasses.replace(run, sleep=SleepConfig(passes=2, **change))
     with pytest.raises(UserError, match=r"^train.halting_thresholds="):
         run.validate()

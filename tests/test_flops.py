@@ -123,6 +123,33 @@ def test_more_passes_cost_that_many_context_windows():
     )
 
 
+@pytest.mark.parametrize(
+    "pattern, looped, per_pass",
+    [
+        (("attention", "gated_delta_net"), (), 1),
+        (("gated_delta_net", "attention"), (), 0),  # nothing behind the first block is of use
+        (("gated_delta_net", "attention", "gated_delta_net"), (0, 2), 0),
+    ],
+)
+def test_passes_that_hand_on_fast_weights_alone_stop_where_they_are_written(
+    pattern, looped, per_pass
+):
+    config = tiny.run_config()
+    model = dataclasses.replace(config.model, pattern=pattern, looped=looped)
+
+    def more(carry):
+        run = dataclasses.replace(config, model=model, sleep=SleepConfig(carry=carry))
+        return flops.forward_flops(run, 4) - flops.forward_flops(run, 3)
+
+    attention, delta = (
+        flops.block_flops(model, mixer, config.task.window)
+        for mixer in ("attention", "gated_delta_net")
+    )
+    windows = config.task.context_windows
+    assert more("all") == more("features") == windows * (sum(attention) + sum(delta))
+    assert more("fast_weights") == windows * (per_pass * sum(attention) + delta.into + delta.write)
+
+
 def test_an_evicted_transformer_is_charged_for_its_answers_only():
     config = tiny.run_config(passes=1)
     model = dataclasses.replace(config.model, pattern=("attention", "attention"))

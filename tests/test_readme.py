@@ -116,7 +116,7 @@ def test_what_else_the_same_flops_buy():
 
 
 def test_what_each_n_needs_in_short():
-    shown, _ = tables(section(README, "What we have found so far"))
+    (shown,) = tables(section(README, "What we have found so far"))
     first, _ = needs.parted(needs.lines(sources.committed(COMMITTED)))
     assert shown[0] == needs.header(first) and shown[2:] == needs.cells(first)
     text = README.replace("\n", " ")

@@ -46,7 +46,7 @@ def test_shapes_and_dtypes(model):
 @pytest.mark.parametrize("passes", [1, 2, 5])
 def test_a_scan_of_passes_is_that_many_calls(model, passes):
     h, fast = model.embed(CONTEXT[:, 0]), no_fast()
-    scanned = sleep.sleep(model, h, fast, passes)
+    scanned = sleep.sleep(model, h, fast, SleepConfig(passes=passes))
     for _ in range(passes):
         h, fast = model.blocks(h, fast)
     assert_trees_all_close(scanned, fast, rtol=1e-5, atol=1e-6)
@@ -57,9 +57,23 @@ def test_passes_read_the_features_of_the_pass_before(model):
     h = model.embed(CONTEXT[:, 0])
     _, once = model.blocks(h, no_fast())
     _, repeated = model.blocks(h, once)
-    slept = sleep.sleep(model, h, no_fast(), 2)
+    slept = sleep.sleep(model, h, no_fast(), SleepConfig(passes=2))
     difference = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), slept, repeated)
     assert max(difference.values()) > 1e-3
+
+
+def test_what_a_pass_hands_on_alone(model):
+    """Three passes by hand: the other is in each as it was before the window."""
+    h = model.embed(CONTEXT[:, 1])
+    _, before = model.blocks(model.embed(CONTEXT[:, 0]), no_fast())
+    features, fast = h, before
+    for _ in range(2):
+        features, _ = model.blocks(features, before)
+        _, fast = model.blocks(h, fast)
+    for carry, entry in (("features", (features, before)), ("fast_weights", (h, fast))):
+        _, expected = model.blocks(*entry)
+        slept = sleep.sleep(model, h, before, SleepConfig(passes=3, carry=carry))
+        assert_trees_all_close(slept, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])

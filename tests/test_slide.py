@@ -205,11 +205,11 @@ def test_passes_see_what_was_kept_before_the_window_and_keep_what_the_last_one_m
         for name, block in first.items():
             fast = {"fast": after[name].fast} if "gated_delta_net" in name else {}
             state[name] = block.replace(**fast)
-    got = sleep.sleep(model, model.embed(tokens[:, 1]), first, passes=3)
+    got = sleep.sleep(model, model.embed(tokens[:, 1]), first, SleepConfig(passes=3))
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got, model.evict(kept)
     )
-    one = sleep.sleep(model, model.embed(tokens[:, 1]), first, passes=1)
+    one = sleep.sleep(model, model.embed(tokens[:, 1]), first, SleepConfig(passes=1))
     name = "block_01_gated_delta_net"
     assert np.max(np.abs(got[name].fast - one[name].fast)) > 1e-3
     name = "block_02_attention"
