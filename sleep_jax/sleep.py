@@ -14,7 +14,7 @@ The loop sees the model as a few functions, bound in `Model`.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +119,8 @@ def sleep(model: Model, h: jax.Array, state: State, config: SleepConfig) -> Stat
     passes, backward = config.passes, config.backward_passes
     parts = (model.prelude, model.core, model.coda)
     prelude, core, coda = map(jax.checkpoint, parts) if config.remat == "pass" else parts
-    h, before = carry = prelude(h, state)
+    carry: Any = prelude(h, state)
+    h, before = carry
 
     def one_pass(carry, _):
         features, after = core(*carry)
