@@ -14,7 +14,7 @@ The loop sees the model as a few functions, bound in `Model`.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,8 +119,7 @@ def sleep(model: Model, h: jax.Array, state: State, config: SleepConfig) -> Stat
     passes, backward = config.passes, config.backward_passes
     parts = (model.prelude, model.core, model.coda)
     prelude, core, coda = map(jax.checkpoint, parts) if config.remat == "pass" else parts
-    carry: Any = prelude(h, state)
-    h, before = carry
+    h, before = prelude(h, state)
 
     def one_pass(carry, _):
         features, after = core(*carry)
@@ -129,6 +128,7 @@ def sleep(model: Model, h: jax.Array, state: State, config: SleepConfig) -> Stat
             before if config.carry == "features" else decoder.next_pass(before, after),
         ), None
 
+    carry: tuple[jax.Array, State] = (h, before)
     if 0 < backward < passes:
         moved, _ = lax.scan(one_pass, lax.stop_gradient(carry), length=passes - backward)
         carry = jax.tree.map(_pass_gradient, carry, moved)
@@ -136,7 +136,8 @@ def sleep(model: Model, h: jax.Array, state: State, config: SleepConfig) -> Stat
     # The last pass stands apart, so that the compiler can drop what only its features need.
     if passes > 1:
         carry, _ = lax.scan(one_pass, carry, length=passes - 1)
-    _, state = coda(*core(*carry))
+    features, state = core(*carry)
+    _, state = coda(features, state)
     return model.evict(state)
 
 
