@@ -136,6 +136,7 @@ def test_what_each_n_needs_in_short():
     "title, names",
     [
         ("What does each N need to learn a depth?", ["cost_of_depth/cpu", "cost_of_depth/deep"]),
+        ("Wider strings: W = 16", ["cost_of_depth/w16", "cost_of_depth/w16_t3"]),
         ("With the paper's four blocks", ["cost_of_depth/four_blocks"]),
         ("What does each N need to follow two edges?", ["cost_of_depth_depo/cpu"]),
         ("Gradient steps instead of passes", ["ttt_e2e/cpu"]),
@@ -200,6 +201,72 @@ def test_what_was_seen_and_what_was_not():
     assert f"their .95 at {by_heart[2, 11][1]} and {by_heart[2, 12][1]}, and" in text
     told = "answers {:.2f} of the sequences it trained on and {:.2f} of others".format(*scores[1])
     assert told in README.replace("\n", " ").replace("   ", " ")
+
+
+def test_wider_strings_are_seen_less_often():
+    text = section(RESULTS, "Wider strings: W = 16").replace("\n", " ")
+    strings = {}
+    for width in (12, 16):
+        owners = split_of(np.arange(2**width, dtype=np.uint64), Rule110Config(width=width))
+        strings[width] = int((owners == SPLITS["train"]).sum())
+    assert f"65,536 strings, of which {strings[16]:,} are trained on" in text
+    seen = []
+    for name, width in (("cost_of_depth/cpu", 12), ("cost_of_depth/w16", 16)):
+        config = Rule110Config(width=width, window=width)
+        tokens = config.strings * (width + 1)  # of a sequence
+        seen += [
+            group["needed_tokens"]["mean"] / tokens * config.strings / strings[width]
+            for group in committed(name).summary
+            if group["depth"] == 2 and group["passes"] in (1, 2)
+        ]
+    assert (
+        "{:.0f} and {:.0f} times at W = 12, {:.0f} and {:.0f} times at W = 16".format(*seen) in text
+    )
+    column = depth_cost.HEADER.index("N = 1 takes, times")
+    times = [
+        depth_cost.lines(committed(f"cost_of_depth/{name}").summary)[1][column].partition(" [")[0]
+        for name in ("w16", "w16_t3")
+    ]
+    two, three = (f"{float(one):.1f}" for one in times)
+    assert f"at W = 16 {two} times at t = 2 and {three} times at t = 3" in README
+    assert f"The factor is what it was, {two} and {three} where" in text
+    one, two = committed("cost_of_depth/w16_t3").summary
+    assert max(two["flops"]) < min(one["flops"])
+    for name in ("w16", "w16_t3"):
+        ends = [
+            row["curve"][-1]
+            for row in committed(f"cost_of_depth/{name}").rows
+            if row["passes"] == 1
+        ]
+        for score in ("trained_exact_accuracy", "exact_accuracy"):
+            assert " ".join(f"{end[score]:.2f}"[1:] for end in ends) in text
+
+
+def test_what_a_pass_hands_on():
+    """Beside N = 2 of the preset, which has the same seeds, split and rate."""
+    every = next(
+        group
+        for group in committed("cost_of_depth/cpu").summary
+        if (group["passes"], group["depth"]) == (2, 2)
+    )
+    (features,), (fast,) = (
+        committed(f"cost_of_depth/carry_{name}").summary for name in ("features", "fast_weights")
+    )
+    assert [group["seeds"] for group in (features, fast)] == [every["seeds"]] * 2
+    results = section(RESULTS, "What does a pass hand on?").replace("\n", " ")
+    for text in (results, README):
+        for group in (every, features, fast):
+            assert needed.quote(group, needed.trillions) in text
+    assert not needed.less(features, every) and not needed.less(every, features)
+    assert needed.less(every, fast) and needed.less(features, fast)
+    seeds = (" ".join(f"{x / 1e12:.2f}" for x in group["flops"]) for group in (every, features))
+    ends = (
+        f"{row['exact_accuracy']:.2f}"[1:]
+        for row in committed("cost_of_depth/carry_fast_weights").rows
+        if not row["reached"]
+    )
+    assert f"the others end at {' '.join(ends)}." in results
+    assert all(one in results for one in seeds)
 
 
 def test_cost_of_depth_by_blocks_other_rates_and_other_seeds():
