@@ -27,7 +27,8 @@ class SleepConfig:
     # them had changed nothing; 0: through all.
     backward_passes: int = 0
     # What a pass hands to the next one over the same window: "all", features and fast weights
-    # (Algorithm 1), "features" or "fast_weights"; the other is again as it was before the window.
+    # (Algorithm 1); or "features" or "fast_weights" alone, and the other is once more as it was
+    # before the first pass.
     carry: str = "all"
 
     def validate(self) -> None:

@@ -110,7 +110,7 @@ def sleep(model: Model, h: jax.Array, state: State, config: SleepConfig) -> Stat
       config: of which count:
         passes, N, static;
         carry: what a pass hands to the next, features and fast weights in Algorithm 1. What it does
-          not hand on is once more as it was before the window;
+          not hand on is once more as it was before the first pass;
         remat: "pass" keeps only the carry between passes for the backward;
         backward_passes, k: the gradient goes through the last k passes and past the N - k before
           them as if they had changed nothing, so that it still reaches earlier windows. 0: through
