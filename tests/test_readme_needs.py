@@ -172,6 +172,28 @@ def test_what_a_pass_hands_on():
     assert all(one in results for one in seeds)
 
 
+def test_what_a_pass_hands_on_with_four_blocks_and_on_depo():
+    """Beside N = 2 of the same seeds; the words hold only while nothing is apart."""
+    _, shown = tables(section(RESULTS, "What does a pass hand on?"))
+    column, lines = depth_cost.HEADER.index("by seed, 1e12"), []
+    for every, alone in (
+        ("cost_of_depth/four_blocks", "cost_of_depth/carry_features_four_blocks"),
+        ("cost_of_depth_depo/cpu", "cost_of_depth_depo/carry_features"),
+    ):
+        both = {(g["depth"], g["passes"]): g for g in committed(every).summary}
+        for features in committed(alone).summary:
+            pair = both[features["depth"], 2], features
+            assert pair[0]["seeds"] == pair[1]["seeds"]
+            assert not needed.less(*pair) and not needed.less(*pair[::-1])
+            said = (
+                (needed.quote(group, needed.trillions), depth_cost.lines([group])[0][column])
+                for group in pair
+            )
+            lines.append([cell for two in said for cell in two])
+    assert [line[1:] for line in shown[2:]] == lines
+    assert "features alone are not apart from all of sleep either" in README
+
+
 def test_cost_of_depth_by_blocks_other_rates_and_other_seeds():
     text = section(RESULTS, "What does each N need to learn a depth?").replace("\n", " ")
     for group in committed("cost_of_depth/passes_or_blocks").summary:

@@ -267,6 +267,7 @@ def test_the_cost_of_steps_against_the_compiler(monkeypatch):
     [
         ({"sleep": SleepConfig(cache="slide")}, "sleep.cache='slide' is not possible"),
         ({"sleep": SleepConfig(passes=2, backward_passes=1)}, "sleep.backward_passes=1"),
+        ({"sleep": SleepConfig(passes=2, carry="features")}, "sleep.carry='features'"),
         ({"model": dataclasses.replace(MODEL, looped=(1, 2))}, "model.looped=(1, 2)"),
         (
             {"model": dataclasses.replace(MODEL, pattern=("gated_delta_net", "prime_mlp"))},
