@@ -175,22 +175,32 @@ def test_what_a_pass_hands_on():
 def test_what_a_pass_hands_on_with_four_blocks_and_on_depo():
     """Beside N = 2 of the same seeds; the words hold only while nothing is apart."""
     _, shown = tables(section(RESULTS, "What does a pass hand on?"))
-    column, lines = depth_cost.HEADER.index("by seed, 1e12"), []
+    column, lines, ones = depth_cost.HEADER.index("by seed, 1e12"), [], []
     for every, alone in (
         ("cost_of_depth/four_blocks", "cost_of_depth/carry_features_four_blocks"),
         ("cost_of_depth_depo/cpu", "cost_of_depth_depo/carry_features"),
     ):
         both = {(g["depth"], g["passes"]): g for g in committed(every).summary}
         for features in committed(alone).summary:
-            pair = both[features["depth"], 2], features
-            assert pair[0]["seeds"] == pair[1]["seeds"]
-            assert not needed.less(*pair) and not needed.less(*pair[::-1])
-            said = (
-                (needed.quote(group, needed.trillions), depth_cost.lines([group])[0][column])
-                for group in pair
+            one, two = (both[features["depth"], passes] for passes in (1, 2))
+            assert features["seeds"] == two["seeds"]
+            assert not needed.less(features, two) and not needed.less(two, features)
+            assert not needed.less(two, one)
+            ones.append(needed.trillions(one["needed_flops"]["mean"]))
+            lines.append(
+                [
+                    cell
+                    for group in (two, features)
+                    for cell in (
+                        needed.quote(group, needed.trillions),
+                        depth_cost.lines([group])[0][column],
+                    )
+                ]
             )
-            lines.append([cell for two in said for cell in two])
     assert [line[1:] for line in shown[2:]] == lines
+    assert "({} and {} with four blocks, {} on Depo)".format(*ones) in section(
+        RESULTS, "What does a pass hand on?"
+    )
     assert "features alone are not apart from all of sleep either" in README
 
 
