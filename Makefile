@@ -69,10 +69,10 @@ test: $(test_extra)
 
 test-multidevice: $(test_extra)
 	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(PYTHON) -m pytest --numprocesses=2 \
-	  --dist=loadfile tests/test_multidevice.py tests/test_processes.py $(ARGS)
+	  --dist=loadfile tests/test_multidevice.py tests/test_processes.py tests/test_processes_launched.py $(ARGS)
 
 test-parity: $(parity)
-	$(PARITY_PYTHON) -m pytest tests/test_parity.py tests/test_parity_pretrained.py -rs $(ARGS)
+	$(PARITY_PYTHON) -m pytest --numprocesses=2 --dist=loadfile tests/test_parity.py tests/test_parity_pretrained.py -rs $(ARGS)
 
 test-device: $(test_extra)
 	TEST_DEVICE=1 $(PYTHON) -m pytest tests/test_kernels_device.py -rs $(ARGS)

@@ -233,7 +233,6 @@ def main(experiment: Experiment) -> int:
 
     # Imports JAX, so only once the environment says how it is to run.
     from experiments import sweep
-    from experiments.report.build import rebuild
     from sleep_jax import processes, records
     from sleep_jax.model.decoder import count_parameters
 
@@ -266,6 +265,9 @@ def main(experiment: Experiment) -> int:
         log.info("what is finished is kept in %s; the same command goes on from there", directory)
     if code == cli.STOPPED or not processes.is_first():
         return code
+    # Imports matplotlib and scipy, two seconds that the first step need not wait for.
+    from experiments.report.build import rebuild
+
     cli.set_up_logging()
     written = rebuild(directory)
     print((directory / "table.md").read_text())

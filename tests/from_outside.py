@@ -1,4 +1,9 @@
-"""Binaries run from outside, for what they say and their exit code."""
+"""Binaries run from outside, for what they say, what they write and their exit code.
+
+Importing is three to five seconds of each; forks of one process that has done it start at once. It
+has imported no module that defines flags, as those differ by binary, and has no devices yet, so
+that a fork's XLA_FLAGS count.
+"""
 
 import multiprocessing
 import os
@@ -6,44 +11,63 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
+import jax
+
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "JAX_COMPILATION_CACHE_DIR": os.environ["SWEEP_CACHE"]}
-# Importing is most of what a refusal takes, three seconds; forks of one process that has done it
-# start at once. It has imported no module that defines flags: those differ by binary.
+CACHE = {"JAX_COMPILATION_CACHE_DIR": os.environ["SWEEP_CACHE"]}
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["experiments.sweep", "experiments.report.build"])
 
 
+class Started:
+    """`python -m module arguments...` in a fork. A sweep wants --jobs=1 there."""
+
+    def __init__(self, module: str, *arguments: str, environment: Mapping[str, str] = CACHE):
+        self._command = [module, *arguments]
+        self._directory = tempfile.TemporaryDirectory()
+        self._paths = [Path(self._directory.name, name) for name in ("stdout", "stderr")]
+        self._process = _FORKS.Process(target=_run, args=(self._command, environment, self._paths))
+        self._process.start()
+
+    def poll(self) -> int | None:
+        """The exit code, of one that a signal ended its negative; None while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """As `subprocess.Popen.send_signal`."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def finish(self, seconds: float) -> subprocess.CompletedProcess[str]:
+        """Waits for it, and kills it after so many seconds."""
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+        written = [path.read_text() for path in self._paths]
+        self._directory.cleanup()
+        return subprocess.CompletedProcess(self._command, self._process.exitcode or 0, *written)
+
+
 def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m module arguments...`, as a user starts it."""
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=900
-    )
+    """Runs it to its end."""
+    return Started(module, *arguments).finish(900)
 
 
 def ends(module: str, *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """The same for what ends before anything compiles.
-
-    Not for a sweep that is to run: it sets flags of XLA, which must come before JAX is imported,
-    and starts processes.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        paths = [Path(directory, name) for name in ("stdout", "stderr")]
-        process = _FORKS.Process(target=_run, args=(module, arguments, paths))
-        process.start()
-        process.join(seconds)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-        written = [path.read_text() for path in paths]
-        return subprocess.CompletedProcess([module, *arguments], process.exitcode or 0, *written)
+    """The same for what ends before anything compiles."""
+    return Started(module, *arguments, environment={}).finish(seconds)
 
 
-def _run(module: str, arguments: tuple[str, ...], paths: list[Path]) -> None:
+def _run(command: list[str], environment: Mapping[str, str], paths: list[Path]) -> None:
     for stream, path in zip((sys.stdout, sys.stderr), paths, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__")
+    os.environ.update(environment)
+    for name, value in environment.items():
+        if name.startswith("JAX_"):  # those JAX has read when it was imported
+            jax.config.update(name.lower(), value)
+    sys.argv = command
+    runpy.run_module(command[0], run_name="__main__")

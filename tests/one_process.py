@@ -31,7 +31,7 @@ def config():
     run = tiny.run_config(
         steps=STEPS, log_every=1, checkpoint_every=5, keep_checkpoints=9, evaluations=1
     )
-    return dataclasses.replace(run, model=tiny.ONE_BLOCK)
+    return dataclasses.replace(run, model=tiny.with_rule(tiny.ONE_BLOCK, "hebbian"))
 
 
 def digest(leaves) -> str:

@@ -1,6 +1,6 @@
 """Launchers: what they would run, that it arrives unharmed, bad input, and exit codes.
 
-tests/test_processes.py runs `launch.local` for real.
+tests/test_processes_launched.py runs `launch.local` for real.
 """
 
 import json

@@ -3,16 +3,11 @@
 Runs in `make test-multidevice`.
 """
 
-import json
 import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,13 +18,12 @@ from chex import assert_trees_all_equal
 from experiments.presets import FAST_COMPILATION
 from sleep_jax import records
 from tests import tiny
+from tests.from_outside import CACHE, Started
 from tests.one_process import STEPS, digest
 
 pytestmark = pytest.mark.skipif(
     tiny.EIGHT_DEVICES not in os.environ["XLA_FLAGS"], reason="make test-multidevice"
 )
-ROOT = Path(__file__).parent.parent
-CACHE = tempfile.TemporaryDirectory(prefix="compilation_cache")
 
 
 def start(task, directory, number, sizes=(2, 2, 2)):
@@ -39,26 +33,21 @@ def start(task, directory, number, sizes=(2, 2, 2)):
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     flags = f"--xla_force_host_platform_device_count={8 // number}"
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{flags} {FAST_COMPILATION}",
-        "JAX_COMPILATION_CACHE_DIR": CACHE.name,
-    }
+    environment = {**CACHE, "XLA_FLAGS": f"{flags} {FAST_COMPILATION}"}
+    arguments = (str(number), str(port), *map(str, sizes))
     return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.one_process", task, str(directory), str(index),
-             str(number), str(port), *map(str, sizes)],
-            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        Started(
+            "tests.one_process", task, str(directory), str(index), *arguments,
+            environment=environment,
         )
         for index in range(number)
     ]  # fmt: skip
 
 
-def finish(processes, timeout=300):
+def finish(processes, seconds=300):
     """Exit codes, and what was written, of all of them."""
-    written = [process.communicate(timeout=timeout) for process in processes]
-    return [process.returncode for process in processes], written
+    ended = [process.finish(seconds) for process in processes]
+    return [one.returncode for one in ended], [(one.stdout, one.stderr) for one in ended]
 
 
 def wait_for_step(directory, step, processes):
@@ -121,14 +110,14 @@ def test_killed_killed_again_and_stopped_it_ends_like_the_run_that_was_not(two, 
     for lost, step in ((1, 6), (0, 11)):
         processes = start("slowly", run, 2)
         wait_for_step(run, step, processes)
-        processes[lost].kill()
-        codes, written = finish(processes, timeout=60)
+        processes[lost].send_signal(signal.SIGKILL)
+        codes, written = finish(processes, 60)
         assert codes[lost] == -signal.SIGKILL and codes[1 - lost] not in (0, None)
         assert "error: a process of this run was lost" in written[1 - lost][1]
     processes = start("slowly", run, 2)
     wait_for_step(run, 13, processes)
     processes[1].send_signal(signal.SIGTERM)
-    codes, written = finish(processes, timeout=60)
+    codes, written = finish(processes, 60)
     assert codes == [143, 143], written
     stopped = {out.splitlines()[-1] for out, _ in written}
     assert len(stopped) == 1 and "which is saved" in next(iter(stopped))
@@ -147,32 +136,3 @@ def test_what_two_began_one_ends(two, tmp_path):
     codes, written = finish(start("train", run, 1))
     assert codes == [0] and f"resuming at step 10 of {STEPS}" in written[0][0], written
     np.testing.assert_allclose(losses(run), losses(two), rtol=1e-5)
-
-
-def test_the_local_launcher_runs_a_sweep_in_two_processes(tmp_path):
-    """The binary itself, as a launcher starts it."""
-    command = [sys.executable, "-m", "experiments.launch.local", "--processes=2", "--devices=4",
-               "--", "cellular_automata", "--preset=smoke", f"--workdir={tmp_path}",
-               "--passes=1", "--seeds=0", "--baselines=evicted", "--fsdp=2", "--tensor=1",
-               "--set=train.evaluations=1"]  # fmt: skip
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": CACHE.name}
-    result = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
-    )
-    assert result.returncode == 0, result.stderr
-    directory = tmp_path / "cellular_automata" / "smoke"
-    results = json.loads((directory / "results.json").read_text())
-    assert results["missing"] == [] and len(results["rows"]) == 2
-    environment = json.loads((directory / "cells/hybrid-N1-t1-W7-s0/environment.json").read_text())
-    assert environment["processes"] == 2
-    assert environment["mesh"] == {"data": 4, "fsdp": 2, "tensor": 1}
-
-
-def test_a_coordinator_that_cannot_be_reached_is_one_line():
-    command = [sys.executable, "-m", "experiments", "cellular_automata", "--preset=smoke",
-               "--coordinator=localhost:9", "--num_processes=2", "--process_id=1",
-               "--start_seconds=2"]  # fmt: skip
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 2
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1 and "--coordinator=localhost:9 cannot be reached in 2 s" in lines[0]
