@@ -173,35 +173,43 @@ def test_what_a_pass_hands_on():
 
 
 def test_what_a_pass_hands_on_with_four_blocks_and_on_depo():
-    """Beside N = 2 of the same seeds; the words hold only while nothing is apart."""
-    _, shown = tables(section(RESULTS, "What does a pass hand on?"))
-    column, lines, ones = depth_cost.HEADER.index("by seed, 1e12"), [], []
-    for every, alone in (
-        ("cost_of_depth/four_blocks", "cost_of_depth/carry_features_four_blocks"),
-        ("cost_of_depth_depo/cpu", "cost_of_depth_depo/carry_features"),
+    """Beside N = 2 of the same seeds; the words hold only while nothing else is apart."""
+    text = section(RESULTS, "What does a pass hand on?")
+    _, shown = tables(text)
+    lines, ones, dearer = [], [], []
+    for every, suffix in (
+        ("cost_of_depth/four_blocks", "_four_blocks"),
+        ("cost_of_depth_depo/cpu", ""),
     ):
+        place = every.partition("/")[0]
         both = {(g["depth"], g["passes"]): g for g in committed(every).summary}
-        for features in committed(alone).summary:
-            one, two = (both[features["depth"], passes] for passes in (1, 2))
-            assert features["seeds"] == two["seeds"]
-            assert not needed.less(features, two) and not needed.less(two, features)
-            assert not needed.less(two, one)
+        features, fast = (
+            {g["depth"]: g for g in committed(f"{place}/carry_{name}{suffix}").summary}
+            for name in ("features", "fast_weights")
+        )
+        for depth, alone in features.items():
+            one, two = (both[depth, passes] for passes in (1, 2))
+            groups = [two, alone, *([fast[depth]] if depth in fast else [])]
+            assert all(group["seeds"] == two["seeds"] for group in groups)
+            assert not any(needed.less(a, b) for a in groups for b in groups)
+            assert not any(needed.less(group, one) for group in groups)
+            dearer += [(one, group) for group in groups if needed.less(one, group)]
             ones.append(needed.trillions(one["needed_flops"]["mean"]))
-            lines.append(
-                [
-                    cell
-                    for group in (two, features)
-                    for cell in (
-                        needed.quote(group, needed.trillions),
-                        depth_cost.lines([group])[0][column],
-                    )
-                ]
-            )
+            cells = [cell for group in groups for cell in (quoted(group), by_seed(group))]
+            lines.append(cells if depth in fast else [*cells, *["not run"] * 2])
     assert [line[1:] for line in shown[2:]] == lines
-    assert "({} and {} with four blocks, {} on Depo)".format(*ones) in section(
-        RESULTS, "What does a pass hand on?"
-    )
-    assert "features alone are not apart from all of sleep either" in README
+    assert "({} and {} with four blocks, {} on Depo)".format(*ones) in text
+    ((one, fast),) = dearer
+    assert f"more than one pass, apart ({quoted(fast)} and {quoted(one)})" in text
+    assert "features alone are not apart from all of sleep either, nor are fast weights" in README
+
+
+def quoted(group):
+    return needed.quote(group, needed.trillions)
+
+
+def by_seed(group):
+    return depth_cost.lines([group])[0][depth_cost.HEADER.index("by seed, 1e12")]
 
 
 def test_cost_of_depth_by_blocks_other_rates_and_other_seeds():
