@@ -287,6 +287,19 @@ def test_the_conclusion_says_what_is_apart_and_how_the_need_grows():
 
 
 @pytest.mark.parametrize(
+    "rows, words",
+    [
+        (took([1, 2]), "of 2 seeds, large: their geometric mean"),
+        ([*took([1]), *took([2, 3], depth=3)], "of 1 to 2 seeds, joined: their geometric mean"),
+        (took([1], reached=False), "large: their geometric mean; triangles: not reached for that"),
+    ],
+)
+def test_the_caption_explains_what_is_drawn(rows, words):
+    caption = depth_cost_figure._caption(summarise(rows))
+    assert words in caption and ("triangles" in caption) == ("triangles" in words)
+
+
+@pytest.mark.parametrize(
     "rows", [took([1, 2], 2), [{**one, "match": "flops_blocks"} for one in took([1])]]
 )
 def test_a_sweep_that_has_hardly_begun_has_its_table_and_figure(rows, tmp_path):

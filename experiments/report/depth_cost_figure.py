@@ -60,7 +60,11 @@ def _caption(summary: Sequence[DepthCost]) -> str:
         return "no finished cell"
     counts = sorted({len(group["seeds"]) for group in summary})
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
-    return (
-        f"{summary[0]['size']}, target {summary[0]['target_accuracy']:g}; small: each of "
-        f"{seeds} seeds, joined: their geometric mean; triangles: not reached for that much"
-    )
+    mean = "joined" if len({group["depth"] for group in summary}) > 1 else "large"
+    words = [
+        f"{summary[0]['size']}, target {summary[0]['target_accuracy']:g}",
+        f"small: each of {seeds} seed{'' if counts == [1] else 's'}, {mean}: their geometric mean",
+    ]
+    if not all(all(group["reached"]) for group in summary):
+        words.append("triangles: not reached for that much")
+    return "; ".join(words)
