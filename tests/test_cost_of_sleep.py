@@ -1,16 +1,11 @@
 """`EXP=cost_of_sleep`: the whole of it at its smallest, and what its report concludes."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from experiments.report import build, cost
-from tests.from_outside import ends
-
-ALONE = {**os.environ, "XLA_FLAGS": ""}
+from tests.from_outside import Started, ends
 
 
 def arguments(*flags):
@@ -18,8 +13,8 @@ def arguments(*flags):
 
 
 def test_smoke(tmp_path):
-    command = [sys.executable, "-m", *arguments(f"--workdir={tmp_path}")]
-    done = subprocess.run(command, capture_output=True, text=True, env=ALONE)
+    environment = {"XLA_FLAGS": ""}
+    done = Started(*arguments(f"--workdir={tmp_path}"), environment=environment).finish(600)
     assert done.returncode == 0, done.stderr
     directory = tmp_path / "cost_of_sleep" / "smoke"
     results = json.loads((directory / "results.json").read_text())

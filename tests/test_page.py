@@ -17,6 +17,7 @@ from experiments.report import claims, markup, rule110, sources
 from experiments.report import publish as report
 from experiments.report.files import ReportError
 from experiments.report.verdicts import Verdict
+from tests.from_outside import ends
 from tests.test_readme import committed, named
 from tests.test_report_claims import HIGH, LOW, row
 
@@ -297,19 +298,15 @@ def test_damaged_measurements_are_named_too(tmp_path):
 
 
 def test_command(tmp_path):
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "experiments.report", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
     runs = tmp_path / "runs"
-    done = run(f"--workdir={runs}")
+    done = ends("experiments.report", f"--workdir={runs}")
     assert done.returncode == 0 and done.stdout == f"{runs}/index.html\n", done.stderr
     path = put(runs, "cellular_automata/cpu", {})
-    done = run(f"--workdir={runs}")
+    done = ends("experiments.report", f"--workdir={runs}")
     lacking = "experiment, preset, commit"
     assert (done.returncode, done.stderr) == (2, f"report: {path} lacks {lacking}\n")
     (tmp_path / "file").write_text("")
-    done = run(f"--workdir={tmp_path / 'file'}")
+    done = ends("experiments.report", f"--workdir={tmp_path / 'file'}")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "file" in done.stderr
 
 
