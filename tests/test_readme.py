@@ -153,6 +153,12 @@ def test_sliding_window():
         lines = named(committed(f"cellular_automata/{name}"))
         assert line[1:] == [row["exact accuracy [95%]"] for row in lines]
         assert re.sub(r"\s+", " ", lines[1]["seeds"]) in RESULTS.replace("\n", " ")
+    (evicted,) = (
+        line
+        for line in named(committed("cellular_automata/cpu"))
+        if (line["model"], line["N"], line["t"]) == ("hybrid, gated delta", "4", "2")
+    )
+    assert f"hard eviction throughout have {evicted['seeds']} with N = 4" in RESULTS
 
 
 def test_larger_cycles_smaller_models():
