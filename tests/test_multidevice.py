@@ -232,7 +232,8 @@ def test_the_loops_hold_only_what_tensor_parallelism_owes(sizes):
     for c in inside:
         assert c.kind == "all-reduce", c
         groups = [set(map(int, g.split(","))) for g in re.findall(r"\{(\d[\d,]*)\}", c.groups)]
-        assert groups == neighbours or c.groups.startswith("[4,2]<=[8]"), c
+        short = c.groups.startswith("[4,2]<=[8]") or c.groups.endswith("] {'tensor'}")  # jax 0.11
+        assert groups == neighbours or short, c
 
 
 @functools.cache
