@@ -22,8 +22,9 @@ FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codege
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     FAST_COMPILATION += " --xla_cpu_use_fusion_emitters=false"  # jaxlib 0.11 aborts: unknown flag
 else:  # 0.11.2 ends some steps of a sharded batch with "YNNPACK operation failed"
-    CPU_XLA_FLAGS += " --xla_cpu_experimental_ynn_fusion_type="
-    FAST_COMPILATION += " --xla_cpu_experimental_ynn_fusion_type="
+    _NO_YNNPACK = " --xla_cpu_experimental_ynn_fusion_type="
+    CPU_XLA_FLAGS += _NO_YNNPACK
+    FAST_COMPILATION += _NO_YNNPACK
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,14 +42,15 @@ class Started:
         os.kill(self._process.pid, number)
 
     def finish(self, seconds: float) -> subprocess.CompletedProcess[str]:
-        """Waits for it, and kills it after so many seconds."""
+        """Waits for it; raises `subprocess.TimeoutExpired`, and kills it, after so many seconds."""
         self._process.join(seconds)
-        if self._process.exitcode is None:
+        code = self.poll()
+        if code is None:
             self._process.kill()
-            self._process.join()
+            raise subprocess.TimeoutExpired(self._command, seconds)
         written = [path.read_text() for path in self._paths]
         self._directory.cleanup()
-        return subprocess.CompletedProcess(self._command, self._process.exitcode or 0, *written)
+        return subprocess.CompletedProcess(self._command, code, *written)
 
 
 def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:

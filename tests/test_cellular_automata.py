@@ -30,8 +30,9 @@ def command(workdir, *flags):
 def run(workdir, *flags):
     """As a user starts it."""
     return subprocess.run(
-        command(workdir, *flags), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
-    )
+        command(workdir, *flags),
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -157,7 +157,7 @@ def test_what_a_pass_hands_on():
     results = section(RESULTS, "What does a pass hand on?").replace("\n", " ")
     for text in (results, README):
         for group in (every, features, fast):
-            assert needed.quote(group, needed.trillions) in text
+            assert quoted(group) in text
     assert not needed.less(features, every) and not needed.less(every, features)
     assert needed.less(every, fast) and needed.less(features, fast)
     seeds = (" ".join(f"{x / 1e12:.2f}" for x in group["flops"]) for group in (every, features))
