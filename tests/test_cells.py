@@ -91,3 +91,10 @@ def test_what_passes_hand_on_is_said_where_there_is_a_pass_to_hand_it_to():
     assert two.name == "hybrid-N2-t2-W12-s0-carry-fast-weights"
     assert two.identity()["regime"] == "passes hand on fast weights alone"
     assert one.name == "hybrid-N1-t2-W12-s0" and one.identity()["regime"] == "plain"
+
+
+def test_marked_strings_are_a_setting_of_their_own():
+    task = dataclasses.replace(BASE.task, marked=True, window=BASE.task.width + 1)
+    cell = cells.hybrid(dataclasses.replace(BASE, task=task), 4, seed=0)
+    assert cell.name == "hybrid-N4-t2-W12-marked-s0"
+    assert cell.identity()["regime"] == "strings marked"

@@ -11,6 +11,7 @@ import pytest
 
 from experiments.report import build, tables
 from experiments.report.conclusion import conclude
+from experiments.report.files import ReportError
 from experiments.report.groups import headline
 from experiments.report.rule110 import summarise
 from experiments.report.summary import load_rows, student_t_interval, wilson_interval
@@ -45,6 +46,26 @@ def test_tables_are_exactly_the_committed_ones():
     results = fixture_results()
     assert tables.markdown(results) == (FIXTURES / "expected_table.md").read_text()
     assert tables.latex(results) == (FIXTURES / "expected_table.tex").read_text()
+
+
+def test_labels_by_string_stand_in_a_table_of_their_own(sweep):
+    def scores(value: float) -> dict:
+        return {"label_accuracy_by_position": {"1": 1.0, "2": value}}
+
+    for seed, value in enumerate((0.5, 0.6, 0.7)):
+        edit(sweep, f"hybrid-N4-t2-W12-s{seed}", **scores(value))
+    edit(sweep, "hybrid-N2-t2-W12-s0", **scores(0.5))  # two seeds of this N have none
+    lines = tables.markdown(fixture_results(sweep)).splitlines()
+    (title,) = (i for i, line in enumerate(lines) if line.startswith("Labels right by string"))
+    shown = lines[title + 2 : title + 5]
+    assert shown[0] == "| model | N | t | trained on | string 1 | string 2 |"
+    line = "| hybrid, gated delta | 4 | 2 | equal tokens | 1.000 [1.000, 1.000] | "
+    assert shown[2] == line + "0.600 [0.352, 0.848] |"
+    assert lines[title + 5] == ""
+    assert "1.000 [1.000, 1.000] & 0.600 [0.352, 0.848]" in tables.latex(fixture_results(sweep))
+    edit(sweep, "hybrid-N4-t2-W12-s0", label_accuracy_by_position={"1": "all"})
+    with pytest.raises(ReportError, match="label_accuracy_by_position: 1 is 'all'"):
+        fixture_results(sweep)
 
 
 def test_results_say_how_every_run_was_configured(sweep):

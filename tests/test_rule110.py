@@ -93,6 +93,12 @@ def test_sampled_labels_follow_from_the_context(width, steps):
     assert batch["tokens"][..., 1:].tolist() == batch["targets"][..., :-1].tolist()
     assert (batch["tokens"][..., 0] == rule110.BOS).all()
     assert (batch["mask"] == 1).all()
+    marked = dataclasses.replace(config, marked=True, window=width + 1)
+    other = rule110.sample(marked, seed=3, split=TRAIN, start=11, count=6)
+    context = other.pop("context")
+    assert (context[..., 0] == rule110.BOS).all()
+    assert context[..., 1:].tolist() == batch.pop("context").tolist()
+    assert all((other[name] == batch[name]).all() for name in batch)
 
 
 def test_splits_are_disjoint_and_cover_every_string():
@@ -227,6 +233,7 @@ def test_zero_boundary_is_refused_with_its_trivial_score(steps, label):
         ({"strings": 0}, "strings=0"),
         ({"rollout_steps": -1}, "rollout_steps=-1"),
         ({"window": 13}, "window=13"),
+        ({"marked": True}, "window=12"),
         ({"boundary": "reflect"}, "boundary='reflect'"),
         ({"boundary": "zero"}, "boundary='zero'"),
         ({"held_out": 2}, "held_out=2"),
@@ -265,3 +272,5 @@ def test_space_time_is_the_history_of_the_first_string():
     first = rule110.sample(config, 4, TRAIN, 0, 1)["context"][0, 0]
     assert diagram.dtype == np.uint8
     assert diagram.tolist() == oracle(first, 7).tolist()
+    marked = dataclasses.replace(config, marked=True, window=21)
+    assert rule110.space_time(marked, seed=4).tolist() == diagram.tolist()

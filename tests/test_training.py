@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from chex import assert_trees_all_equal
+from chex import assert_trees_all_close, assert_trees_all_equal
 
 from sleep_jax import distributed, processes, records
 from sleep_jax.chips import CHIPS, Chip
@@ -329,8 +329,12 @@ def test_evaluation_at_other_passes_and_in_ragged_batches(finished):
         evaluation.evaluate(program, mesh, state.params, sequences, batch_size)
         for batch_size in (20, 8)
     ]
-    for name in scores[0]:
-        np.testing.assert_allclose(scores[0][name], scores[1][name], rtol=1e-5)
+    assert_trees_all_close(*scores, rtol=1e-5)
+    logits = training_step.predict(program.model, program.sleep, state.params, sequences)
+    right = np.argmax(logits, -1)[:, 0] == sequences["targets"][:, 0]
+    by_position = scores[1]["label_accuracy_by_position"]
+    assert list(by_position.values()) == pytest.approx(right.mean(axis=0))
+    assert len(set(by_position.values())) > 1
     other = evaluation.evaluate(program, mesh, state.params, sequences, 20, passes=5)
     same = evaluation.evaluate(program, mesh, state.params, sequences, 20, passes=2)
     assert other["loss"] != scores[0]["loss"] and same == scores[0]

@@ -1,7 +1,7 @@
 """What a group over seeds is, and which groups the conclusion and the figures are about."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 # What a smaller N spent the FLOPs of the largest on, by the `match` of its rows.
 SPENT_ON = {"flops": "more tokens", "flops_blocks": "more blocks", "flops_width": "more width"}
@@ -38,6 +38,7 @@ class Group(TypedDict):
     wall_seconds: float
     seeds: list[int]
     values: list[float]
+    by_position: NotRequired[list[Interval]]  # labels right; absent in results of older commits
 
 
 class Headline(NamedTuple):

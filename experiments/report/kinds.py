@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.report import (
+    by_position,
     checking,
     depth_cost,
     depth_cost_figure,
@@ -44,6 +45,7 @@ class Kind(NamedTuple):
         "sequences), Wilson over the answers scored where n is 1"
     )
     fields: Mapping[str, Any] = checking.ANY_FIELDS  # of every row
+    also: Callable[[Sequence[Any]], by_position.Table | None] = lambda summary: None
 
 
 def _diagram(results: Results, path: Path) -> None:
@@ -64,6 +66,7 @@ RULE_110 = Kind(
         "rule110.png": _diagram,
     },
     fields=checking.RULE_110_FIELDS,
+    also=rule110.by_string,
 )
 DEPO = Kind(
     summarise=depths.summarise,

@@ -1,8 +1,9 @@
 """The report of Rule 110: one depth a run, so one line a depth in the table."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from experiments.report import by_position
 from experiments.report.groups import SPENT_ON, Group, by_budget, short
 from experiments.report.summary import Row, check_scores, group_rows, interval, mean
 from experiments.report.words import TRAINED_ON, model_name, quote, scientific, trained_on
@@ -63,6 +64,7 @@ def _group(rows: list[Row]) -> Group:
         "wall_seconds": mean([row["wall_seconds"] for row in rows]),
         "seeds": [row["seed"] for row in rows],
         "values": values,
+        **by_position.of_rows(rows),
     }
 
 
@@ -86,6 +88,11 @@ def lines(
 ) -> list[list[str]]:
     """The lines of the table under `HEADER`."""
     return [_line(group) for group in sorted(summary, key=order)]
+
+
+def by_string(summary: Sequence[Group]) -> by_position.Table | None:
+    """Which of the strings are answered, in the order of the lines above."""
+    return by_position.by_string(summary, _order)
 
 
 def _line(group: Group) -> list[str]:

@@ -29,6 +29,7 @@ def markdown(results: dict[str, Any]) -> str:
     parts = [
         f"# {results['experiment']}, preset {results['preset']}",
         markdown_table(*_table(results)),
+        *_also(results, str, markdown_table),
         *_notes(results),
         *_beside(results, str, markdown_table),
         _missing(results, lambda cell: f"`{cell}`"),
@@ -41,6 +42,7 @@ def latex(results: dict[str, Any]) -> str:
     parts = [
         rf"\textbf{{{escape(results['experiment'])}, preset {escape(results['preset'])}}}\par",
         latex_table(*_table(results)),
+        *_also(results, lambda title: rf"{escape(title)}\par", latex_table),
         *(rf"{escape(note)}\par" for note in _notes(results)),
         *_beside(results, lambda title: rf"{escape(title)}\par", latex_table),
         rf"{escape(_missing(results, str))}\par",
@@ -51,6 +53,16 @@ def latex(results: dict[str, Any]) -> str:
 def _table(results: dict[str, Any]) -> tuple[Sequence[str], list[list[str]]]:
     kind, summary = kind_of(results["experiment"]), results["summary"]
     return kind.header(summary), kind.lines(summary)
+
+
+def _also(
+    results: dict[str, Any],
+    title: Callable[[str], str],
+    table: Callable[[Sequence[str], list[list[str]]], str],
+) -> list[str]:
+    """A second table under its title, where the experiment has one."""
+    found = kind_of(results["experiment"]).also(results["summary"])
+    return [title(f"{found.title}:"), table(found.header, found.lines)] if found else []
 
 
 def _beside(

@@ -42,6 +42,8 @@ class Rule110Config:
         allow_degenerate: accept the zero boundary, which a constant answer nearly solves.
         held_out: a hash of the string puts one string in `held_out` into the test split and
             another one in `held_out` into the validation split.
+        marked: BOS stands before every string, as the first token of its window. Without it
+            nothing in the tokens says where a string begins; only the window does.
     """
 
     name: ClassVar[str] = "rule110"
@@ -53,10 +55,11 @@ class Rule110Config:
     boundary: str = "periodic"
     allow_degenerate: bool = False
     held_out: int = 8
+    marked: bool = False
 
     @property
     def label(self) -> str:
-        return f"t{self.rollout_steps}-W{self.width}"
+        return f"t{self.rollout_steps}-W{self.width}{'-marked' * self.marked}"
 
     @property
     def vocab_size(self) -> int:
@@ -94,10 +97,11 @@ class Rule110Config:
             raise UserError(f"task.strings={self.strings}: must be at least 1")
         if self.rollout_steps < 0:
             raise UserError(f"task.rollout_steps={self.rollout_steps}: must be at least 0")
-        if self.window != self.width:
+        if self.window != self.width + self.marked:
             raise UserError(
-                f"task.window={self.window}: must equal task.width={self.width}, "
-                "a window holds one string"
+                f"task.window={self.window}: must equal task.width={self.width}"
+                f"{' + 1' * self.marked}, a window holds one string"
+                f"{' and its mark' * self.marked}"
             )
         if self.boundary not in _BOUNDARIES:
             raise UserError(
@@ -233,7 +237,7 @@ def sample(config: Rule110Config, seed: int, split: int, start: int, count: int)
         count: B, number of examples, at least 1.
 
     Returns:
-        "context" int32 `[B, K, W]`: the strings, one a window.
+        "context" int32 `[B, K, L]`: the strings, one a window; L is W, or W + 1 where marked.
         "tokens" int32 `[B, 1, K]`: BOS, y1 .. y_{K-1}; axis 1 counts prediction windows.
         "targets" int32 `[B, 1, K]`: y1 .. yK.
         "mask" float32 `[B, 1, K]`: ones, every target is scored.
@@ -254,8 +258,11 @@ def sample(config: Rule110Config, seed: int, split: int, start: int, count: int)
     targets = unpack(final, 1).astype(np.int32).reshape(count, 1, config.strings)
     tokens = np.full_like(targets, BOS)
     tokens[..., 1:] = targets[..., :-1]
+    context = unpack(strings, config.width).astype(np.int32)
+    if config.marked:
+        context = np.insert(context, 0, BOS, axis=-1)
     return {
-        "context": unpack(strings, config.width).astype(np.int32),
+        "context": context,
         "tokens": tokens,
         "targets": targets,
         "mask": np.ones(targets.shape, np.float32),
@@ -306,7 +313,7 @@ def space_time(config: Rule110Config, seed: int) -> NDArray[np.uint8]:
         UserError: as in `sample`.
     """
     context = sample(config, seed, TRAIN, start=0, count=1)["context"]
-    states = [pack(context[0, 0])]
+    states = [pack(context[0, 0, -config.width :])]
     for _ in range(config.rollout_steps):
         states.append(step(states[-1], config.width, config.boundary))
     return unpack(np.stack(states), config.width)

@@ -50,8 +50,10 @@ def evaluate(
       threshold: where sleep halts (`sleep.sleep_until`); None: never.
 
     Returns:
-      The three numbers; and where answers differ in depth, the three for each of them under
-      `by_depth`, with the number of `answers`. With a `threshold`, `mean_passes` over windows.
+      The three numbers. Where all sequences are scored at all positions of the prediction window,
+      `label_accuracy_by_position`, the share of right labels at each, from "1" on. Where answers
+      differ in depth, the three for each of them under `by_depth`, with the number of `answers`.
+      With a `threshold`, `mean_passes` over windows.
     """
     program = program.at(passes or program.sleep.passes)
     step = make_evaluation_step(program, mesh, threshold)
@@ -66,8 +68,13 @@ def evaluate(
         name: np.concatenate([np.asarray(batch[name], np.float64) for batch in pending])[:count]
         for name in pending[0]
     }
-    taken = sums.pop("passes", None)
+    taken, hits = sums.pop("passes", None), sums.pop("hits")
     values: dict[str, Any] = _floats(sums)
+    if sequences["mask"].all():
+        by_position = hits.reshape(count, -1).mean(axis=0)
+        values["label_accuracy_by_position"] = {
+            str(position): float(share) for position, share in enumerate(by_position, start=1)
+        }
     if taken is not None:
         values["mean_passes"] = float(taken.mean())
     scored = sums["labels"] > 0

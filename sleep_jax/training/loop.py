@@ -342,6 +342,7 @@ class _Run:
             "loss": final["loss"],
             "exact_accuracy": final["exact_accuracy"],
             "label_accuracy": final["label_accuracy"],
+            **{name: final[name] for name in ("label_accuracy_by_position",) if name in final},
             "floor": float(self.floor["exact"]),
             "label_floor": float(self.floor["label"]),
             **self._by_depth(final),

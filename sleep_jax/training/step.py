@@ -258,24 +258,30 @@ def make_evaluation_step(
 ) -> Callable[[decoder.Parameters, Batch], Metrics]:
     """Jitted `(params, batch) -> score`; N is the program's, whatever N was trained.
 
-    With a `threshold` sleep halts (`sleep.sleep_until`), N is the most passes, and the score has
-    `passes`, those taken in each context window, `[B, C]`.
+    Beside the score `hits`, `[B, P, L]`: 1 where a scored target was right. With a `threshold`
+    sleep halts (`sleep.sleep_until`), N is the most passes, and `passes` are those taken in each
+    context window, `[B, C]`.
     """
     axes = decoder.logical_axes(program.model)
     model = decoder.shard(program.model, mesh.shape["tensor"])
     specs = jax.tree.map(functools.partial(distributed.spec, mesh), axes)
     rows = distributed.batch_sharding(mesh).spec
 
+    def with_hits(logits: jax.Array, batch: Batch) -> Metrics:
+        hits = (jnp.argmax(logits, -1) == batch["targets"]) * batch["mask"]
+        return {**score(logits, batch), "hits": hits}
+
     def on_one_device(shards: Any, batch: Batch) -> Metrics:
         params = distributed.gather(shards, specs)
         if threshold is None:
-            return score(predict(model, program.sleep, params, batch), batch)
+            return with_hits(predict(model, program.sleep, params, batch), batch)
         bound = sleep.bind(model, params)
         state = decoder.initial_fast_weights(model, len(batch["context"]))
         state, passes = sleep.read_until(
             bound, batch["context"], state, program.sleep.passes, threshold
         )
-        return {**score(sleep.wake(bound, batch["tokens"], state)[0], batch), "passes": passes}
+        logits, _ = sleep.wake(bound, batch["tokens"], state)
+        return {**with_hits(logits, batch), "passes": passes}
 
     mapped = jax.shard_map(
         on_one_device,
