@@ -12,7 +12,7 @@ for the backward but the inputs and, where there is more than one chunk, the chu
 
 Never run on a GPU by this project: proved in interpret mode, and lowered for CUDA on a CPU
 (tests/test_kernels_gpu.py). Compiled by Triton for sm_90, outside the tests, the backward spilled
-kilobytes of registers a thread: BUILD_NOTES.md has the table.
+kilobytes of registers a thread: NOTES.md has the table.
 """
 
 import functools

@@ -8,7 +8,7 @@ multiplies them. Nothing is saved for the backward but the inputs and, where the
 chunk, the chunk-start states.
 
 Never run on a GPU by this project: proved in interpret mode, and lowered for CUDA on a CPU
-(tests/test_kernels_mosaic.py). BUILD_NOTES.md says what the compiler made of it.
+(tests/test_kernels_mosaic.py). NOTES.md says what the compiler made of it.
 """
 
 import functools

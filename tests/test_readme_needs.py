@@ -1,6 +1,5 @@
-"""What each N needs to learn a depth, as README and experiments/results/README have it."""
+"""What each N needs to learn a depth, as README and experiments/results/*.md have it."""
 
-import re
 from itertools import permutations
 
 import numpy as np
@@ -9,14 +8,14 @@ import pytest
 from experiments.report import depth_cost, needed, needs, sources
 from sleep_jax.tasks.rule110 import Rule110Config, split_of
 from sleep_jax.tasks.task import SPLITS
-from tests.test_readme import COMMITTED, README, RESULTS, committed, section, tables
+from tests.test_readme import COMMITTED, README, RESULTS, committed, flat, section, tables
 
 
 def test_what_each_n_needs_in_short():
     (shown,) = tables(section(README, "What we have found so far"))
     first, _ = needs.parted(needs.lines(sources.committed(COMMITTED)))
     assert shown[0] == needs.header(first) and shown[2:] == needs.cells(first)
-    text = README.replace("\n", " ")
+    text = flat(README)
     names = ("cpu", "cpu", "deep", "deep_2.5e-3")
     sets = [depth_cost.compared(committed(f"cost_of_depth/{name}").summary) for name in names]
     pairs = [sets[0][0][:2], sets[1][1][:2], sets[2][0][:2], sets[3][0]]
@@ -57,7 +56,7 @@ def test_cost_of_depth_by_seed(title, names):
     ],
 )
 def test_cost_of_depth_in_a_sentence(title, name):
-    text = section(RESULTS, title).replace("\n", " ")
+    text = flat(section(RESULTS, title))
     groups = committed(f"cost_of_depth/{name}").summary
     needs = (f"{depth_cost.name(group)} {needed.quote(group)}" for group in groups)
     assert ", ".join(needs) in text
@@ -83,7 +82,7 @@ def test_what_was_seen_and_what_was_not():
     ]
     assert [line[2] for line in shown[2:]] == " ".join(taken).split()
     assert [tuple(line[3:]) for line in shown[2:]] == [(f"{a:.2f}", f"{b:.2f}") for a, b in scores]
-    text = section(RESULTS, "At t = 5, seen and unseen").replace("\n", " ")
+    text = flat(section(RESULTS, "At t = 5, seen and unseen"))
     width = rows[0]["width"]
     trained, tested = (strings_of(width, split) for split in ("train", "test"))
     assert (
@@ -102,11 +101,11 @@ def test_what_was_seen_and_what_was_not():
     assert f"has .95 of what it sees right after {flops:.1f}e12, and then {unseen} of what" in text
     assert f"their .95 at {by_heart[2, 11][1]} and {by_heart[2, 12][1]}, and" in text
     told = "answers {:.2f} of the sequences it trained on and {:.2f} of others".format(*scores[1])
-    assert told in README.replace("\n", " ").replace("   ", " ")
+    assert told in flat(README)
 
 
 def test_wider_strings_are_seen_less_often():
-    text = section(RESULTS, "Wider strings: W = 16").replace("\n", " ")
+    text = flat(section(RESULTS, "Wider strings: W = 16"))
     strings = {width: strings_of(width, "train") for width in (12, 16)}
     assert f"65,536 strings, of which {strings[16]:,} are trained on" in text
     seen = []
@@ -127,7 +126,7 @@ def test_wider_strings_are_seen_less_often():
         for name in ("w16", "w16_t3")
     ]
     two, three = (f"{float(one):.1f}" for one in times)
-    assert f"at W = 16 {two} times at t = 2 and {three} times at t = 3" in README
+    assert f"at W = 16 {two} times at t = 2 and {three} times at t = 3" in flat(README)
     assert f"The factor is what it was, {two} and {three} where" in text
     scouts = (committed(f"cost_of_depth/w16_t3_scout_{r}").summary[0] for r in ("5e-3", "2.5e-3"))
     assert all(needed.quote(group).strip("> ") in text for group in scouts)
@@ -154,8 +153,8 @@ def test_what_a_pass_hands_on():
         committed(f"cost_of_depth/carry_{name}").summary for name in ("features", "fast_weights")
     )
     assert [group["seeds"] for group in (features, fast)] == [every["seeds"]] * 2
-    results = section(RESULTS, "What does a pass hand on?").replace("\n", " ")
-    for text in (results, README):
+    results = flat(section(RESULTS, "What does a pass hand on?"))
+    for text in (results, flat(README)):
         for group in (every, features, fast):
             assert quoted(group) in text
     assert not needed.less(features, every) and not needed.less(every, features)
@@ -176,6 +175,7 @@ def test_what_a_pass_hands_on_with_four_blocks_and_on_depo():
     """Beside N = 2 of the same seeds; the words hold only while nothing else is apart."""
     text = section(RESULTS, "What does a pass hand on?")
     _, shown = tables(text)
+    text = flat(text)
     lines, ones, dearer = [], [], []
     for every, suffix in (
         ("cost_of_depth/four_blocks", "_four_blocks"),
@@ -201,7 +201,8 @@ def test_what_a_pass_hands_on_with_four_blocks_and_on_depo():
     assert "({} and {} with four blocks, {} on Depo)".format(*ones) in text
     ((one, fast),) = dearer
     assert f"more than one pass, apart ({quoted(fast)} and {quoted(one)})" in text
-    assert "features alone are not apart from all of sleep either, nor are fast weights" in README
+    said = "features alone are not apart from all of sleep either, nor are fast weights"
+    assert said in flat(README)
 
 
 def quoted(group):
@@ -213,7 +214,7 @@ def by_seed(group):
 
 
 def test_cost_of_depth_by_blocks_other_rates_and_other_seeds():
-    text = section(RESULTS, "What does each N need to learn a depth?").replace("\n", " ")
+    text = flat(section(RESULTS, "What does each N need to learn a depth?"))
     for group in committed("cost_of_depth/passes_or_blocks").summary:
         assert needed.quote(group) in text
     old = {(g["passes"], g["depth"]): g for g in committed("cost_of_depth/rates_of_t2").summary}
@@ -237,7 +238,7 @@ def steps_and_passes():
 
 def test_the_first_edge_costs_steps_and_passes_alike():
     steps, passes = steps_and_passes()
-    results = re.sub(r"\s+", " ", section(RESULTS, "The first edge and the second"))
+    results = flat(section(RESULTS, "The first edge and the second"))
     both = {"passes": passes, "gradient steps": steps}
     first = {
         name: {n: one["easier"][0] for n, one in groups.items()} for name, groups in both.items()
@@ -266,10 +267,10 @@ def test_gradient_steps_on_eight_nodes():
     ratio = needed.ratio(two, steps)
     times = "{:.1f} times less [{:.1f}, {:.1f}]".format(ratio["mean"], *ratio["ci95"] or ())
     fewest = needed.quote(steps, needed.trillions)
-    texts = [re.sub(r"\s+", " ", text) for text in (README, section(RESULTS, "Eight nodes"))]
+    texts = [flat(text) for text in (README, section(RESULTS, "Eight nodes"))]
     assert all(times in text for text in texts)
     assert "of eight nodes they take " + fewest.replace(" ", "e12 ", 1) in texts[0].lower()
-    assert not any(one["reached"]) and "one pass does not get there with 1.0e13" in README
+    assert not any(one["reached"]) and "one pass does not get there with 1.0e13" in flat(README)
     easier = [needed.quote(group["easier"][0]) for group in (two, steps)]
     assert needed.less(two["easier"][0], steps["easier"][0])
     assert f"two passes {easier[0]}, two steps {easier[1]}, apart" in texts[1]
@@ -299,8 +300,7 @@ def test_gradient_steps_beside_passes():
     assert in_trillions[0] == "0.98 [0.74, 1.21]"
     assert [text.split()[0] for text in in_trillions[1:]] == ["2.85", "2.85"]
     readme, results = (
-        re.sub(r"\s+", " ", text)
-        for text in (README, section(RESULTS, "Gradient steps instead of passes"))
+        flat(text) for text in (README, section(RESULTS, "Gradient steps instead of passes"))
     )
     assert "0.98e12 FLOPs [0.74, 1.21], 5.3 times less than one pass [2.9, 9.5]" in readme
     assert "5.5 times less than four [4.0, 7.7]" in readme

@@ -1,5 +1,6 @@
 """What sleep costs: a token awake, a sleep, the bytes of a session, a training step, by N."""
 
+import functools
 import logging
 import statistics
 from collections.abc import Callable
@@ -119,10 +120,9 @@ def by_context(
             for name, times in timing.turns(calls, len(visit)).items():
                 seconds.setdefault((name, length), []).extend(times)
     bytes_of = {(n, length): size(c.state) for length in lengths for n, c in awake[length].items()}
-    params = jax.jit(lambda key: decoder.init(transformer, key))(jax.random.key(0))
     for length in lengths:
         log.info("the transformer's cache of %d tokens", length)
-        growing = Transformer(transformer, params, length, timing.WARM_UP + rounds)
+        growing = Transformer(transformer, _params(transformer), length, timing.WARM_UP + rounds)
         seconds[TRANSFORMER, length] = timing.turns({0: growing}, rounds)[0]
         bytes_of[TRANSFORMER, length] = size(growing.state)
     return [
@@ -169,5 +169,10 @@ def training(config: RunConfig, passes: tuple[int, ...], rounds: int) -> list[Ro
 
 
 def _session(model: ModelConfig, loop: SleepConfig, window: int) -> Session:
-    params = jax.jit(lambda key: decoder.init(model, key))(jax.random.key(0))
-    return Session(model, params, loop, window)
+    return Session(model, _params(model), loop, window)
+
+
+@functools.cache
+def _params(model: ModelConfig) -> decoder.Parameters:
+    """Random ones, and the same for all sessions of a model: compiling this takes seconds."""
+    return jax.jit(functools.partial(decoder.init, model))(jax.random.key(0))
