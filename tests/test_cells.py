@@ -8,6 +8,7 @@ from experiments import cells, presets
 from sleep_jax.flops import training_flops
 from sleep_jax.model.config import AttentionConfig, GatedDeltaNetConfig
 from sleep_jax.model.decoder import count_parameters
+from sleep_jax.tasks.rule110 import Rule110Config
 from tests import tiny
 
 BASE = presets.cpu().config
@@ -94,7 +95,7 @@ def test_what_passes_hand_on_is_said_where_there_is_a_pass_to_hand_it_to():
 
 
 def test_marked_strings_are_a_setting_of_their_own():
-    task = dataclasses.replace(BASE.task, marked=True, window=BASE.task.width + 1)
+    task = Rule110Config(marked=True, window=13)
     cell = cells.hybrid(dataclasses.replace(BASE, task=task), 4, seed=0)
     assert cell.name == "hybrid-N4-t2-W12-marked-s0"
     assert cell.identity()["regime"] == "strings marked"

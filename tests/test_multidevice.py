@@ -6,7 +6,6 @@ Needs eight devices, and so a process of its own: `make test-multidevice`.
 import dataclasses
 import functools
 import math
-import os
 import re
 
 import jax
@@ -28,11 +27,9 @@ from sleep_jax.tasks.task import TRAIN
 from sleep_jax.training import evaluation, step
 from sleep_jax.training.optimizer import optimizer
 from sleep_jax.training.step import Program
-from tests import tiny
+from tests import marks, tiny
 
-pytestmark = pytest.mark.skipif(
-    tiny.EIGHT_DEVICES not in os.environ["XLA_FLAGS"], reason="make test-multidevice"
-)
+pytestmark = marks.needs_eight_devices
 MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]
 STEPS = 5
 CONFIG = dataclasses.replace(tiny.run_config(passes=2), model=tiny.TWO_SHARDS)

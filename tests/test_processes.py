@@ -3,7 +3,6 @@
 Runs in `make test-multidevice`.
 """
 
-import os
 import shutil
 import signal
 import socket
@@ -17,13 +16,11 @@ from chex import assert_trees_all_equal
 
 from experiments.presets import FAST_COMPILATION
 from sleep_jax import records
-from tests import tiny
+from tests import marks
 from tests.from_outside import CACHE, Started
 from tests.one_process import STEPS, digest
 
-pytestmark = pytest.mark.skipif(
-    tiny.EIGHT_DEVICES not in os.environ["XLA_FLAGS"], reason="make test-multidevice"
-)
+pytestmark = marks.needs_eight_devices
 
 
 def start(task, directory, number, sizes=(2, 2, 2)):

@@ -8,14 +8,10 @@ import os
 import subprocess
 import sys
 
-import pytest
-
-from tests import tiny
+from tests import marks
 from tests.from_outside import CACHE, ROOT
 
-pytestmark = pytest.mark.skipif(
-    tiny.EIGHT_DEVICES not in os.environ["XLA_FLAGS"], reason="make test-multidevice"
-)
+pytestmark = marks.needs_eight_devices
 
 
 def test_the_local_launcher_runs_a_sweep_in_two_processes(tmp_path):

@@ -330,7 +330,8 @@ def test_evaluation_at_other_passes_and_in_ragged_batches(finished):
         for batch_size in (20, 8)
     ]
     assert_trees_all_close(*scores, rtol=1e-5)
-    logits = training_step.predict(program.model, program.sleep, state.params, sequences)
+    on_device = jax.tree.map(jnp.asarray, sequences)
+    logits = training_step.predict(program.model, program.sleep, state.params, on_device)
     right = np.argmax(logits, -1)[:, 0] == sequences["targets"][:, 0]
     by_position = scores[1]["label_accuracy_by_position"]
     assert list(by_position.values()) == pytest.approx(right.mean(axis=0))

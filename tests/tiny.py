@@ -26,7 +26,6 @@ TWO_SHARDS = dataclasses.replace(
     gated_delta_net=GatedDeltaNetConfig(key_heads=2, value_heads=4, key_dim=32, value_dim=32),
 )
 ONE_BLOCK = dataclasses.replace(TWO_SHARDS, pattern=("gated_delta_net",))  # compiles sooner
-EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"  # in XLA_FLAGS: make test-multidevice
 
 
 def with_rule(model: ModelConfig, rule: str) -> ModelConfig:

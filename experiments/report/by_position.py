@@ -21,17 +21,14 @@ class Table(NamedTuple):
     lines: list[list[str]]
 
 
-def of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Interval]]:
-    """What a group says of it: `by_position`, or nothing where a row has none."""
+def of_rows(rows: Sequence[Mapping[str, Any]]) -> list[Interval]:
+    """The rows' mean at each position; nothing where a row does not know."""
     if not all(_FIELD in row for row in rows):
-        return {}
+        return []
     sequences = rows[0]["evaluation_sequences"]
-    return {
-        "by_position": [
-            interval([row[_FIELD][position] for row in rows], sequences)
-            for position in rows[0][_FIELD]
-        ]
-    }
+    return [
+        interval([row[_FIELD][position] for row in rows], sequences) for position in rows[0][_FIELD]
+    ]
 
 
 def by_string(summary: Sequence[Group], order: Callable[[Group], Any]) -> Table | None:

@@ -46,7 +46,7 @@ def summarise(rows: Iterable[Row]) -> list[Group]:
 def _group(rows: list[Row]) -> Group:
     first = rows[0]
     values = [float(row["exact_accuracy"]) for row in rows]
-    return {
+    group: Group = {
         "model": first["model"],
         "update_rule": first["update_rule"],
         "passes": first["passes"],
@@ -64,8 +64,10 @@ def _group(rows: list[Row]) -> Group:
         "wall_seconds": mean([row["wall_seconds"] for row in rows]),
         "seeds": [row["seed"] for row in rows],
         "values": values,
-        **by_position.of_rows(rows),
     }
+    if found := by_position.of_rows(rows):
+        group["by_position"] = found
+    return group
 
 
 def _order(group: Group) -> tuple[Any, ...]:
