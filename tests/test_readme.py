@@ -153,26 +153,38 @@ def test_local_rules_on_depo():
 
 
 def test_sliding_window():
-    ((_, _, *shown),) = tables(section(RESULTS, "Sliding-window eviction"))
-    for name, line in zip(("sliding", "sliding_two_stages"), shown, strict=True):
-        assert f"cellular_automata/{name}/table.md" in line[0]
-        lines = named(committed(f"cellular_automata/{name}"))
-        assert line[1:] == [row["exact accuracy [95%]"] for row in lines]
-        assert flat(lines[1]["seeds"]) in flat(RESULTS)
-    (evicted,) = (
-        line
-        for line in named(committed("cellular_automata/cpu"))
-        if (line["model"], line["N"], line["t"]) == ("hybrid, gated delta", "4", "2")
-    )
-    assert f"hard eviction throughout have {evicted['seeds']} with N = 4" in flat(RESULTS)
+    scores, by_string = tables(section(RESULTS, "Sliding-window eviction"))
+    ways = (("1", "equal tokens"), ("4", "equal tokens"), ("1", "equal compute"))
+    for first, *shown in scores[2:]:
+        lines = [
+            line
+            for line in named(linked(first))
+            if (line["model"], line["t"]) == ("hybrid, gated delta", "2")
+        ]
+        found = [
+            line["exact accuracy [95%]"]
+            for n, how in ways
+            for line in lines
+            if line["N"] == n and line["trained on"].startswith(how)
+        ]
+        assert shown == found
+    for first, seeds, *shown in by_string[2:]:
+        (group,) = (group for group in linked(first).summary if group["passes"] == 4)
+        assert seeds == " ".join(f"{value:.2f}".removeprefix("0") for value in group["values"])
+        assert shown == [f"{score['mean']:.2f}" for score in group["by_position"]]
+
+
+def linked(cell: str) -> sources.Source:
+    """The committed source whose table a cell links to."""
+    (name,) = re.findall(r"\(([^()\s]+)/table.md\)", cell)
+    return committed(name)
 
 
 def test_larger_cycles_smaller_models():
     (shown,) = tables(section(RESULTS, "Larger cycles, smaller models"))
     assert len(shown) == 9
     for first, *numbers in shown[2:]:
-        (name,) = re.findall(r"\(([^()\s]+)/table.md\)", first)
-        source = committed(name)
+        source = linked(first)
         found = {(g["passes"], g["match"]): g["by_depth"]["2"] for g in source.summary}
         cells = [found[key] for key in ((1, "tokens"), (4, "tokens"), (1, "flops"))]
         means = [f"{cell['exact_accuracy']['mean']:.3f}" for cell in cells]
@@ -187,9 +199,8 @@ def test_narrow():
     assert by_seed[2:] == [[line[name] for name in columns] for line in hybrids]
     assert len(deeper[2:]) == 5
     for first, *shown in deeper[2:]:
-        (name,) = re.findall(r"\(([^()\s]+)/table.md\)", first)
         groups = sorted(
-            committed(name).summary,
+            linked(first).summary,
             key=lambda group: (group["match"] == "flops", group["passes"]),
         )
         assert first.startswith(f"t = {groups[0]['rollout_steps']}, W = {groups[0]['width']}, ")
