@@ -10,6 +10,8 @@ from sleep_jax.tasks.rule110 import Rule110Config, split_of
 from sleep_jax.tasks.task import SPLITS
 from tests.test_readme import COMMITTED, README, RESULTS, committed, flat, section, tables
 
+MARKED = [f"cost_of_depth/{name}" for name in ("marked", "marked_t3", "marked_t4")]
+
 
 def test_what_each_n_needs_in_short():
     (shown,) = tables(section(README, "What we have found so far"))
@@ -33,6 +35,7 @@ def test_what_each_n_needs_in_short():
     [
         ("What does each N need to learn a depth?", ["cost_of_depth/cpu", "cost_of_depth/deep"]),
         ("Wider strings: W = 16", ["cost_of_depth/w16", "cost_of_depth/w16_t3"]),
+        ("With a mark before every string", MARKED),
         ("With the paper's four blocks", ["cost_of_depth/four_blocks"]),
         ("What does each N need to follow two edges?", ["cost_of_depth_depo/cpu"]),
         ("Gradient steps instead of passes", ["ttt_e2e/cpu"]),
@@ -140,6 +143,30 @@ def test_wider_strings_are_seen_less_often():
         ]
         for score in ("trained_exact_accuracy", "exact_accuracy"):
             assert " ".join(f"{end[score]:.2f}"[1:] for end in ends) in text
+
+
+def test_with_a_mark_a_second_pass_is_not_shown_to_pay():
+    """Nor is one pass shown to take less than without one; N = 2 takes what it took."""
+    pairs = [committed(name).summary for name in MARKED]
+    assert [one["depth"] for one, _ in pairs] == [2, 3, 4]
+    for one, two in pairs:
+        assert (one["passes"], two["passes"]) == (1, 2)
+        assert not needed.less(two, one) and not needed.less(one, two)
+        assert f"{quoted(one)} and {quoted(two)} at t = {one['depth']}" in flat(README)
+    unmarked = {
+        (group["depth"], group["passes"]): group
+        for name in ("cpu", "deep")
+        for group in committed(f"cost_of_depth/{name}").summary
+    }
+    text = flat(section(RESULTS, "With a mark before every string"))
+    for marked in (group for pair in pairs for group in pair):
+        before = unmarked[marked["depth"], marked["passes"]]
+        assert marked["seeds"] == before["seeds"]
+        assert not needed.less(marked, before) and not needed.less(before, marked)
+        assert needed.trillions(before["needed_flops"]["mean"]) in text
+    assert f"which took {quoted(unmarked[4, 1])} at t = 4 without it" in flat(README)
+    factors = (f"{needed.ratio(one, two)['mean']:.1f}" for one, two in pairs)
+    assert "is {}, {} and {}.".format(*factors) in text
 
 
 def test_what_a_pass_hands_on():
