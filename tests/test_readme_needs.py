@@ -164,7 +164,8 @@ def test_with_a_mark_a_second_pass_is_not_shown_to_pay():
         assert marked["seeds"] == before["seeds"]
         assert not needed.less(marked, before) and not needed.less(before, marked)
         assert needed.trillions(before["needed_flops"]["mean"]) in text
-    assert f"which took {quoted(unmarked[4, 1])} at t = 4 without it" in flat(README)
+    without = quoted(unmarked[4, 1])
+    assert f"took {without} at t = 4 without it at the same rate" in flat(README)
     factors = (f"{needed.ratio(one, two)['mean']:.1f}" for one, two in pairs)
     assert "is {}, {} and {}.".format(*factors) in text
 

@@ -99,6 +99,7 @@ ELASTIC_SLEEP = RULE_110._replace(
 LOCAL_RULES = RULE_110._replace(
     conclude=lambda summary: rules.conclude(rules.by_rollout(summary)),
     lines=lambda summary: rule110.lines(summary, rules.order),
+    also=lambda summary: by_position.by_string(summary, rules.order),
     drawings={"rules.png": lambda results, path: rules.draw(rules.by_rollout, results, path)},
 )
 LOCAL_RULES_DEPO = DEPO._replace(

@@ -342,10 +342,9 @@ class _Run:
             "loss": final["loss"],
             "exact_accuracy": final["exact_accuracy"],
             "label_accuracy": final["label_accuracy"],
-            **{name: final[name] for name in ("label_accuracy_by_position",) if name in final},
             "floor": float(self.floor["exact"]),
             "label_floor": float(self.floor["label"]),
-            **self._by_depth(final),
+            **self._in_detail(final),
             **self._target(),
             "evaluation_sequences": config.train.evaluation_sequences,
             "evaluation_split": config.train.evaluation_split,
@@ -359,16 +358,17 @@ class _Run:
             "curve": records.curve(self.metrics.records),
         }
 
-    def _by_depth(self, final: dict[str, Any]) -> dict[str, Any]:
-        if "by_depth" not in final:
-            return {}
-        floors = self.config.task.floor_by_depth(self.sequences)
-        return {
-            "by_depth": {
-                depth: {**values, "floor": floors[int(depth)]}
-                for depth, values in final["by_depth"].items()
+    def _in_detail(self, final: dict[str, Any]) -> dict[str, Any]:
+        """By position and by depth, where the evaluation tells them apart."""
+        detail: dict[str, Any] = {}
+        if by_position := final.get("label_accuracy_by_position"):
+            detail["label_accuracy_by_position"] = by_position
+        if by_depth := final.get("by_depth"):
+            floors = self.config.task.floor_by_depth(self.sequences)
+            detail["by_depth"] = {
+                depth: {**values, "floor": floors[int(depth)]} for depth, values in by_depth.items()
             }
-        }
+        return detail
 
     def _target(self) -> dict[str, Any]:
         """What a run that may end early was to reach, and for how much at most."""
