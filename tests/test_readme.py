@@ -168,10 +168,37 @@ def test_sliding_window():
             if line["N"] == n and line["trained on"].startswith(how)
         ]
         assert shown == found
+    names = ("cpu", "sliding", "sliding_two_stages", "marked", "sliding_marked")
+    sweeps = [f"cellular_automata/{name}/table.md" for name in names]
+    assert all(name in line[0] for name, line in zip(sweeps, scores[2:], strict=True))
+    text = flat(section(RESULTS, "Sliding-window eviction"))
+    (two_stages,) = (x for x in named(linked(scores[4][0])) if x["N"] == "4")
+    assert f"N = 4 by seed {two_stages['seeds']}." in text
+    evict, slide, _, marked, both = (
+        {
+            (group["passes"], group["match"]): group["exact_accuracy"]
+            for group in linked(line[0]).summary
+            if (group["model"], group["rollout_steps"]) == ("hybrid", 2)
+        }
+        for line in scores[2:]
+    )
+    one, four, matched = (1, "tokens"), (4, "tokens"), (1, "flops")
+    assert slide[four]["ci95"][1] < both[four]["ci95"][0] < marked[four]["ci95"][1]
+    assert marked[one]["ci95"][1] < both[one]["ci95"][0]
+    said = "N = 1 has {} on the same tokens where hard eviction has {}, apart, and {} with the"
+    assert said.format(*(short(x) for x in (both[one], marked[one], both[matched]))) in text
+    said = "N = 4 has {} where hard eviction has {}. With a token before every string it has {},"
+    assert said.format(*(short(x[four]) for x in (slide, evict, both))) in flat(README)
+    assert f"with the FLOPs of N = 4, {short(both[matched])} (" in flat(README)
+    assert len(by_string) == 4
     for first, seeds, *shown in by_string[2:]:
         (group,) = (group for group in linked(first).summary if group["passes"] == 4)
         assert seeds == " ".join(f"{value:.2f}".removeprefix("0") for value in group["values"])
         assert shown == [f"{score['mean']:.2f}" for score in group["by_position"]]
+
+
+def short(score) -> str:
+    return f"{score['mean']:.3f}".removeprefix("0")
 
 
 def linked(cell: str) -> sources.Source:

@@ -64,7 +64,8 @@ def test_labels_by_string_stand_in_a_table_of_their_own(sweep):
     assert lines[title + 5] == ""
     assert "1.000 [1.000, 1.000] & 0.600 [0.352, 0.848]" in tables.latex(fixture_results(sweep))
     edit(sweep, "hybrid-N4-t2-W12-s0", label_accuracy_by_position={"1": "all"})
-    with pytest.raises(ReportError, match="label_accuracy_by_position: 1 is 'all'"):
+    place = f"{sweep}: row hybrid-N4-t2-W12-s0: label_accuracy_by_position"
+    with pytest.raises(ReportError, match=f"^{re.escape(place)}: 1 is 'all'"):
         fixture_results(sweep)
 
 

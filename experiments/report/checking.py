@@ -87,10 +87,10 @@ def rows(found: Iterable[Any], wanted: Mapping[str, Any], place: str) -> None:
             allowed = ", ".join(TRAINED_ON)
             raise ReportError(f"{at}: match is {row['match']!r}; known: {allowed}")
         if (by_position := row.get("label_accuracy_by_position")) is not None:
-            place = f"{at}: label_accuracy_by_position"
             if not isinstance(by_position, dict) or not by_position:
-                raise ReportError(f"{place} is {by_position!r}")
-            fields(by_position, dict.fromkeys(by_position, _NUMBER), place)
+                raise ReportError(f"{at}: label_accuracy_by_position is {by_position!r}")
+            wanted_there = dict.fromkeys(by_position, _NUMBER)
+            fields(by_position, wanted_there, f"{at}: label_accuracy_by_position")
         for depth, scores in row["by_depth"].items() if "by_depth" in wanted else ():
             if not depth.isdigit() or not isinstance(scores, dict):
                 raise ReportError(f"{at}: by_depth holds {depth!r}: {scores!r}")

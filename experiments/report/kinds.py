@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.report import (
-    by_position,
     checking,
     depth_cost,
     depth_cost_figure,
@@ -45,7 +44,10 @@ class Kind(NamedTuple):
         "sequences), Wilson over the answers scored where n is 1"
     )
     fields: Mapping[str, Any] = checking.ANY_FIELDS  # of every row
-    also: Callable[[Sequence[Any]], by_position.Table | None] = lambda summary: None
+    # Tables under the main one: title, header, lines.
+    also: Callable[[Sequence[Any]], list[tuple[str, Sequence[str], list[list[str]]]]] = (
+        lambda summary: []
+    )
 
 
 def _diagram(results: Results, path: Path) -> None:
@@ -99,7 +101,7 @@ ELASTIC_SLEEP = RULE_110._replace(
 LOCAL_RULES = RULE_110._replace(
     conclude=lambda summary: rules.conclude(rules.by_rollout(summary)),
     lines=lambda summary: rule110.lines(summary, rules.order),
-    also=lambda summary: by_position.by_string(summary, rules.order),
+    also=lambda summary: rule110.by_string(summary, rules.order),
     drawings={"rules.png": lambda results, path: rules.draw(rules.by_rollout, results, path)},
 )
 LOCAL_RULES_DEPO = DEPO._replace(

@@ -290,8 +290,7 @@ def _source(source: Source) -> str:
         parts.append(paragraph(kind.conclude(source.summary)))
         caption = f"{source.experiment}, preset {results['preset']}"
         parts.append(table(caption, kind.header(source.summary), kind.lines(source.summary)))
-        if also := kind.also(source.summary):
-            parts.append(table(*also))
+        parts += [table(*more) for more in kind.also(source.summary)]
     else:
         parts.append(paragraph("No finished run."))
         parts.append(_of_file(source.directory / "table.md"))

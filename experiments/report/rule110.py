@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from experiments.report import by_position
-from experiments.report.groups import SPENT_ON, Group, by_budget, short
+from experiments.report.groups import SPENT_ON, Group, Interval, by_budget, short
 from experiments.report.summary import Row, check_scores, group_rows, interval, mean
 from experiments.report.words import TRAINED_ON, model_name, quote, scientific, trained_on
 
@@ -65,9 +64,19 @@ def _group(rows: list[Row]) -> Group:
         "seeds": [row["seed"] for row in rows],
         "values": values,
     }
-    if found := by_position.of_rows(rows):
-        group["by_position"] = found
+    if by_position := _by_position(rows):
+        group["by_position"] = by_position
     return group
+
+
+def _by_position(rows: Sequence[Row]) -> list[Interval]:
+    """Labels right at each position of the prediction window; none where a row has none."""
+    name, sequences = "label_accuracy_by_position", rows[0]["evaluation_sequences"]
+    if not all(name in row for row in rows):
+        return []
+    return [
+        interval([row[name][position] for row in rows], sequences) for position in rows[0][name]
+    ]
 
 
 def _order(group: Group) -> tuple[Any, ...]:
@@ -92,9 +101,29 @@ def lines(
     return [_line(group) for group in sorted(summary, key=order)]
 
 
-def by_string(summary: Sequence[Group]) -> by_position.Table | None:
-    """Which of the strings are answered, in the order of the lines above."""
-    return by_position.by_string(summary, _order)
+def by_string(
+    summary: Iterable[Group], order: Callable[[Group], tuple[Any, ...]] = _order
+) -> list[tuple[str, Sequence[str], list[list[str]]]]:
+    """Title, header and lines of a table of the labels right by string, if any group has them.
+
+    Position k asks for string k, so the first column is the oldest memory.
+    """
+    found = sorted((group for group in summary if "by_position" in group), key=order)
+    if not found:
+        return []
+    strings = range(1, 1 + max(len(group["by_position"]) for group in found))
+    header = ("model", "N", "t", "trained on", *(f"string {k}" for k in strings))
+    lines = [
+        [
+            model_name(group),
+            str(group["passes"]),
+            str(group["rollout_steps"]),
+            trained_on(group),
+            *map(quote, group["by_position"]),
+        ]
+        for group in found
+    ]
+    return [("Labels right by string, the first one read to the last", header, lines)]
 
 
 def _line(group: Group) -> list[str]:

@@ -42,12 +42,16 @@ def latex(results: dict[str, Any]) -> str:
     parts = [
         rf"\textbf{{{escape(results['experiment'])}, preset {escape(results['preset'])}}}\par",
         latex_table(*_table(results)),
-        *_also(results, lambda title: rf"{escape(title)}\par", latex_table),
-        *(rf"{escape(note)}\par" for note in _notes(results)),
-        *_beside(results, lambda title: rf"{escape(title)}\par", latex_table),
-        rf"{escape(_missing(results, str))}\par",
+        *_also(results, _paragraph, latex_table),
+        *map(_paragraph, _notes(results)),
+        *_beside(results, _paragraph, latex_table),
+        _paragraph(_missing(results, str)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _paragraph(text: str) -> str:
+    return rf"{escape(text)}\par"
 
 
 def _table(results: dict[str, Any]) -> tuple[Sequence[str], list[list[str]]]:
@@ -60,9 +64,9 @@ def _also(
     title: Callable[[str], str],
     table: Callable[[Sequence[str], list[list[str]]], str],
 ) -> list[str]:
-    """A second table under its title, where the experiment has one."""
-    found = kind_of(results["experiment"]).also(results["summary"])
-    return [title(f"{found.title}:"), table(found.header, found.lines)] if found else []
+    """The tables that stand under the main one, each under its title."""
+    more = kind_of(results["experiment"]).also(results["summary"])
+    return [part for name, head, lines in more for part in (title(f"{name}:"), table(head, lines))]
 
 
 def _beside(

@@ -96,7 +96,7 @@ def score(logits: jax.Array, batch: Batch) -> Metrics:
     """
     targets = batch["targets"]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    right = jnp.argmax(logits, -1) == targets
+    right = _right(logits, batch)
     answers = jax.nn.one_hot(batch["answer"], batch["depth"].shape[1], dtype=losses.dtype)
     answers *= batch["mask"][..., None]
 
@@ -104,6 +104,10 @@ def score(logits: jax.Array, batch: Batch) -> Metrics:
         return jnp.einsum("bpl,bplq->bq", values.astype(losses.dtype), answers)
 
     return {"loss": total(losses), "right": total(right), "labels": total(jnp.ones_like(losses))}
+
+
+def _right(logits: jax.Array, batch: Batch) -> jax.Array:
+    return jnp.argmax(logits, -1) == batch["targets"]
 
 
 def means(sums: Metrics) -> Metrics:
@@ -268,8 +272,7 @@ def make_evaluation_step(
     rows = distributed.batch_sharding(mesh).spec
 
     def with_hits(logits: jax.Array, batch: Batch) -> Metrics:
-        hits = (jnp.argmax(logits, -1) == batch["targets"]) * batch["mask"]
-        return {**score(logits, batch), "hits": hits}
+        return {**score(logits, batch), "hits": _right(logits, batch) * batch["mask"]}
 
     def on_one_device(shards: Any, batch: Batch) -> Metrics:
         params = distributed.gather(shards, specs)
