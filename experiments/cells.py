@@ -67,7 +67,7 @@ class Cell:
 
 
 def regime(config: RunConfig) -> str:
-    """How a run departs from one depth and one N throughout on unmarked strings, or "plain"."""
+    """How a run departs from one depth and one N throughout on the paper's samples, or "plain"."""
     easier, rising, drawn, back = _departures(config)
     hard, alone = _hard_eviction(config)
     carried = _carried_alone(config)
@@ -78,7 +78,7 @@ def regime(config: RunConfig) -> str:
         f"gradient through the last {back} of {config.sleep.passes} passes" if back else "",
         f"hard eviction for {hard:.0%}{' of fast weights alone' if alone else ''}" if hard else "",
         f"passes hand on {carried.replace('_', ' ')} alone" if carried else "",
-        "strings marked" if getattr(config.task, "marked", False) else "",
+        config.task.departure,
     ]
     return "; ".join(filter(None, words)) or "plain"
 

@@ -202,6 +202,8 @@ def test_a_mean_that_not_all_seeds_reached_is_drawn_as_a_triangle():
         line.get_label(): line.get_markevery() for line in means if line.get_markevery() is not None
     }
     assert drawn == {"N = 1": [], "N = 2": [0]}
+    (interval,) = (line for line in axis.lines if line.get_linewidth() == 1)
+    assert interval.get_ydata() == pytest.approx(summary[1]["needed_flops"]["ci95"])
     (limit,) = (line for line in means if line.get_markevery() is None)
     assert limit.get_marker() == "^"
     assert limit.get_ydata() == pytest.approx([summary[0]["needed_flops"]["mean"]])
@@ -289,8 +291,8 @@ def test_the_conclusion_says_what_is_apart_and_how_the_need_grows():
 @pytest.mark.parametrize(
     "rows, words",
     [
-        (took([1, 2]), "of 2 seeds, large: their geometric mean"),
-        ([*took([1]), *took([2, 3], depth=3)], "of 1 to 2 seeds, joined: their geometric mean"),
+        (took([1, 2]), "of 2 seeds, large: their geometric mean with its 95% interval"),
+        ([*took([1]), *took([2, 3], depth=3)], "of 1 to 2 seeds, joined: their geometric mean with"),
         (took([1], reached=False), "large: their geometric mean; triangles: not reached for that"),
     ],
 )

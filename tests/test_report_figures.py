@@ -108,6 +108,18 @@ def test_an_n_between_with_the_same_flops_has_the_colour_of_its_n(drawn, tmp_pat
     assert shown[:5] == ["N = 1", "N = 2", "N = 4", "N = 1, more tokens", "N = 2, more tokens"]
 
 
+def test_the_curves_say_what_they_are_of(drawn, tmp_path):
+    """A reader of the picture alone must see that strings are marked, or that a cache slides."""
+    rows = [
+        {**row, "regime": "strings marked", "cache": "slide"} for row in results_of()["rows"]
+    ]
+    figures.accuracy_against_tokens(results_of(), tmp_path)
+    figures.accuracy_against_tokens({"rows": rows, "summary": summarise(rows)}, tmp_path)
+    plain, marked = (figure.get_supxlabel() for figure in drawn)
+    assert plain == "t = 4, W = 12; line: mean over seeds (n = 2 or 3), band: lowest to highest"
+    assert marked == plain.replace("; ", ", strings marked, cache slides;\n", 1)
+
+
 def test_only_what_finished_is_in_the_legend(drawn, tmp_path):
     kept = results_of(lambda row: row["match"] == "tokens" and row["model"] == "hybrid")
     figures.accuracy_against_depth(kept, tmp_path)

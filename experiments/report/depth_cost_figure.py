@@ -48,6 +48,9 @@ def _panel(axis: Axes, summary: Sequence[DepthCost], key: str) -> None:
         looks: Any = {"color": colour[passes], "markersize": 4}
         axis.plot(x, means, style, label=label, markevery=solved, **looks)
         for at, mean, group in zip(x, means, here, strict=True):
+            ends = group[f"needed_{key}"]["ci95"]
+            if ends:
+                axis.plot([at, at], ends, color=colour[passes], linewidth=1)
             if not all(group["reached"]):
                 axis.plot(at, mean, "^", **looks)
             for count, reached in zip(group[key], group["reached"], strict=True):
@@ -65,6 +68,8 @@ def _caption(summary: Sequence[DepthCost]) -> str:
         f"{summary[0]['size']}, target {summary[0]['target_accuracy']:g}",
         f"small: each of {seeds} seed{'' if counts == [1] else 's'}, {mean}: their geometric mean",
     ]
+    if any(group["needed_flops"]["ci95"] for group in summary):
+        words[1] += " with its 95% interval"
     if not all(all(group["reached"]) for group in summary):
         words.append("triangles: not reached for that much")
     return "; ".join(words)

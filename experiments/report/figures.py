@@ -35,7 +35,7 @@ from experiments.report.style import (
     save,
     scale_axis,
 )
-from experiments.report.words import series_name
+from experiments.report.words import PLAIN, series_name
 
 _OUTLINE = "#D55E00"
 _FLOOR_NAME = "best constant answer"
@@ -58,7 +58,7 @@ def accuracy_against_tokens(results: dict[str, Any], path: Path) -> None:
         else:
             _draw_curves(axes, results["rows"], summary, at)
             legend(figure, axes[1], columns=3, floor=_FLOOR_NAME)
-            figure.supxlabel(_curve_caption(summary, at), fontsize=6)
+            figure.supxlabel(_curve_caption(results["rows"], summary, at), fontsize=6)
         axes[0].set(title="equal tokens", ylabel="exact accuracy")
         axes[1].set_title("by compute")
         axes[0].set_ylim(bottom=0)
@@ -190,11 +190,15 @@ def _draw_curve(axis: Axes, rows: list[dict], group: Group, unit: str, colour: s
     draw_seeds(axis, x, y, colour, style, series_name(group))
 
 
-def _curve_caption(summary: Sequence[Group], at: Headline) -> str:
+def _curve_caption(rows: Sequence[dict], summary: Sequence[Group], at: Headline) -> str:
     groups = [*equal_tokens(summary, at), *equal_compute(summary, at)]
     count = " or ".join(map(str, sorted({len(group["seeds"]) for group in groups})))
-    setting = f"t = {at.rollout_steps}, W = {at.width}"
-    return f"{setting}; line: mean over seeds (n = {count}), band: lowest to highest"
+    setting = [f"t = {at.rollout_steps}, W = {at.width}"]
+    setting += [at.regime] if at.regime != PLAIN else []
+    setting += ["cache slides"] if any(row.get("cache") == "slide" for row in rows) else []
+    between = ";\n" if setting[1:] else "; "  # a column holds no longer line
+    drawn = f"line: mean over seeds (n = {count}), band: lowest to highest"
+    return f"{', '.join(setting)}{between}{drawn}"
 
 
 def _draw_depths(axis: Axes, summary: list[Group], at: Headline) -> None:

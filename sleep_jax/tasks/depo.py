@@ -120,6 +120,10 @@ class DepoConfig:
         return {"nodes": self.nodes, "max_hops": self.max_hops, "node_draw": self.node_draw}
 
     @property
+    def departure(self) -> str:
+        return ""
+
+    @property
     def vocab_size(self) -> int:
         """Token ids: padding, 2V for names, K queries, the answer marker."""
         return self.answer_marker + 1

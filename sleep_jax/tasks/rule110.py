@@ -62,6 +62,10 @@ class Rule110Config:
         return f"t{self.rollout_steps}-W{self.width}{'-marked' * self.marked}"
 
     @property
+    def departure(self) -> str:
+        return "strings marked" if self.marked else ""
+
+    @property
     def vocab_size(self) -> int:
         return VOCAB_SIZE
 

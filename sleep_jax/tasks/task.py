@@ -28,6 +28,11 @@ class Task(Protocol):
         ...
 
     @property
+    def departure(self) -> str:
+        """What stands in a sample that is not in the paper's, e.g. `strings marked`, or ""."""
+        ...
+
+    @property
     def vocab_size(self) -> int:
         """Number of token ids."""
         ...

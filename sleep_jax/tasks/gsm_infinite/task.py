@@ -104,6 +104,10 @@ class GsmInfiniteConfig:
         return {name: getattr(self, name) for name in (*names, "window")}
 
     @property
+    def departure(self) -> str:
+        return ""
+
+    @property
     def vocab_size(self) -> int:
         """Number of token ids.
 
