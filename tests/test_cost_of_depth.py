@@ -292,7 +292,7 @@ def test_the_conclusion_says_what_is_apart_and_how_the_need_grows():
     "rows, words",
     [
         (took([1, 2]), "of 2 seeds, large: their geometric mean with its 95% interval"),
-        ([*took([1]), *took([2, 3], depth=3)], "of 1 to 2 seeds, joined: their geometric mean with"),
+        ([*took([1]), *took([2, 3], depth=3)], "of 1 to 2 seeds, joined: their geometric mean"),
         (took([1], reached=False), "large: their geometric mean; triangles: not reached for that"),
     ],
 )

@@ -110,9 +110,7 @@ def test_an_n_between_with_the_same_flops_has_the_colour_of_its_n(drawn, tmp_pat
 
 def test_the_curves_say_what_they_are_of(drawn, tmp_path):
     """A reader of the picture alone must see that strings are marked, or that a cache slides."""
-    rows = [
-        {**row, "regime": "strings marked", "cache": "slide"} for row in results_of()["rows"]
-    ]
+    rows = [{**row, "regime": "strings marked", "cache": "slide"} for row in results_of()["rows"]]
     figures.accuracy_against_tokens(results_of(), tmp_path)
     figures.accuracy_against_tokens({"rows": rows, "summary": summarise(rows)}, tmp_path)
     plain, marked = (figure.get_supxlabel() for figure in drawn)
