@@ -238,7 +238,7 @@ def test_narrow():
 def test_links_lead_somewhere():
     kernels = (ROOT / "pallas_kernels" / name for name in ("README.md", "NOTES.md"))
     pages = (ROOT / "README.md", ROOT / "BUILD_NOTES.md", *kernels)
-    for page in (*pages, *(COMMITTED / name for name in (*PAGES, "NOTES.md"))):
+    for page in (*pages, *(COMMITTED / name for name in (*PAGES, "NOTES.md", "bench/NOTES.md"))):
         for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
             if "://" in link:
                 continue
