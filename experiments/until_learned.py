@@ -54,6 +54,16 @@ def at_rate(preset: Preset, muon_learning_rate: float) -> Preset:
     return dataclasses.replace(preset, config=config, matched_rates={})
 
 
+def warmed_up(preset: Preset, steps: int) -> Preset:
+    """The preset with so many steps of warm-up, for every N."""
+    optimizer = dataclasses.replace(
+        preset.config.optimizer, warmup_fraction=steps / preset.config.steps
+    )
+    return dataclasses.replace(
+        preset, config=dataclasses.replace(preset.config, optimizer=optimizer)
+    )
+
+
 def twice_the_blocks(preset: Preset) -> Preset:
     """The preset with its pattern of blocks repeated."""
     model = cells.deeper(preset.config.model, 2)
