@@ -21,7 +21,9 @@ from tests.from_outside import ends, run
 from tests.test_report_claims import row, source
 
 
-@pytest.mark.parametrize("chosen, warmup", [("cpu", 36), ("deep", 36), ("four_blocks", 18)])
+@pytest.mark.parametrize(
+    "chosen, warmup", [("cpu", 36), ("deep", 36), ("four_blocks", 18), ("narrow_mlp", 36)]
+)
 def test_every_n_may_spend_the_same_and_warms_up_for_as_long(chosen, warmup):
     preset = cost_of_depth.EXPERIMENT.presets[chosen]()
     planned = binary.plan(cost_of_depth.EXPERIMENT, preset)

@@ -32,6 +32,7 @@ NOTE = (
     "stand by N."
 )
 OTHERS = "The same depths once more, with other seeds, rates or limits"
+_MLP_HIDDEN = 128  # of most presets; another one is named
 _HEIGHT, _PANEL = 2.4, 1.75  # inches
 _NARROWEST = 2  # depths, that a title fits above one
 
@@ -86,9 +87,10 @@ def _of(source: Source) -> list[Line]:
         return []
     found = []
     for groups in compared(source.summary):
+        words = TASKS[source.experiment], groups[0]["size"]
         departs = name(groups[0]).partition(", ")[2]  # another rule or regime
         line = Line(
-            task=", ".join(filter(None, (TASKS[source.experiment], groups[0]["size"], departs))),
+            task=", ".join(filter(None, (*words, departs, _model(source)))),
             blocks=groups[0]["blocks"],
             depth=groups[0]["depth"],
             source=source.name if source.origin == COMMITTED else source.label,
@@ -100,6 +102,12 @@ def _of(source: Source) -> list[Line]:
         if usual and min(line.groups) == 1 < max(line.groups) and line.seeds >= _SEEDS:
             found.append(line)
     return found
+
+
+def _model(source: Source) -> str:
+    """What is not as in most presets, beside the number of blocks."""
+    hidden = source.results.get("config", {}).get("model.mlp_hidden", _MLP_HIDDEN)
+    return f"MLPs of {hidden}" if hidden != _MLP_HIDDEN else ""
 
 
 def _rate(source: Source, group: DepthCost) -> str:
