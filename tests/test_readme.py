@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "experiments" / "results"
 README = (ROOT / "README.md").read_text()
 PAGES = ("README.md", "rule110.md", "cost_of_depth.md", "depo.md")
+NOTES = ("NOTES.md", "NOTES_cost_of_depth.md", "NOTES_depo.md", "bench/NOTES.md")
 RESULTS = "\n".join((COMMITTED / page).read_text() for page in PAGES)
 
 
@@ -238,7 +239,7 @@ def test_narrow():
 def test_links_lead_somewhere():
     kernels = (ROOT / "pallas_kernels" / name for name in ("README.md", "NOTES.md"))
     pages = (ROOT / "README.md", ROOT / "BUILD_NOTES.md", *kernels)
-    for page in (*pages, *(COMMITTED / name for name in (*PAGES, "NOTES.md", "bench/NOTES.md"))):
+    for page in (*pages, *(COMMITTED / name for name in (*PAGES, *NOTES))):
         for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
             if "://" in link:
                 continue
