@@ -67,7 +67,7 @@ class Cell:
 
 
 def regime(config: RunConfig) -> str:
-    """How a run departs from one depth and one N throughout on the paper's samples, or "plain"."""
+    """How a run departs from one depth, one N, the paper's samples and blocks, or "plain"."""
     easier, rising, drawn, back = _departures(config)
     hard, alone = _hard_eviction(config)
     carried = _carried_alone(config)
@@ -79,6 +79,7 @@ def regime(config: RunConfig) -> str:
         f"hard eviction for {hard:.0%}{' of fast weights alone' if alone else ''}" if hard else "",
         f"passes hand on {carried.replace('_', ' ')} alone" if carried else "",
         config.task.departure,
+        "attention sink" if config.model.attention.sink else "",
     ]
     return "; ".join(filter(None, words)) or "plain"
 
@@ -91,7 +92,8 @@ def _regime_name(config: RunConfig) -> str:
     hard, alone = _hard_eviction(config)
     name += f"-hard{hard:g}{'-alone' if alone else ''}" if hard else ""
     carried = _carried_alone(config)
-    return f"{name}-carry-{carried.replace('_', '-')}" if carried else name
+    name += f"-carry-{carried.replace('_', '-')}" if carried else ""
+    return f"{name}-sink" if config.model.attention.sink else name
 
 
 def _hard_eviction(config: RunConfig) -> tuple[float, bool]:

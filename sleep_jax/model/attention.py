@@ -97,13 +97,28 @@ class Attention(nn.Module):
             k = RMSNorm(self.norm_eps, "head", name="key_norm")(k)
         if cache is None:
             q, k = rotate(q, c.rope_theta), rotate(k, c.rope_theta)
-            y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+            if c.sink:
+                y = _with_sink(q, k, v, jnp.tri(x.shape[1], dtype=bool))
+            else:
+                y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         else:
             positions = cache.end + jnp.arange(x.shape[1])
             q, k = (rotate(y, c.rope_theta, positions) for y in (q, k))
             cache = cache.written(k, v)
-            mask = cache.visible(x.shape[1])[None, None]
-            y = jax.nn.dot_product_attention(q, cache.keys, cache.values, mask=mask)
+            attend = _with_sink if c.sink else _masked
+            y = attend(q, cache.keys, cache.values, cache.visible(x.shape[1]))
         y = y.reshape(*x.shape[:-1], c.heads * c.head_dim)
         (y,) = Linear((("output", x.shape[-1], ("heads", "embed")),), name="out")(y)
         return y, cache
+
+
+def _masked(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array) -> jax.Array:
+    """Attention of q `[B, L, H, Dh]` to what is visible, bool `[L, S]`, of S keys and values."""
+    return jax.nn.dot_product_attention(q, k, v, mask=visible[None, None])
+
+
+def _with_sink(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array) -> jax.Array:
+    """The same with one more in the denominator: a key and a value of zeros, seen by all."""
+    front = ((0, 0), (1, 0), (0, 0), (0, 0))
+    visible = jnp.pad(visible, ((0, 0), (1, 0)), constant_values=True)
+    return _masked(q, jnp.pad(k, front), jnp.pad(v, front), visible)

@@ -18,13 +18,18 @@ def require(condition: bool, field: str, value: object, allowed: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionConfig:
-    """Softmax attention."""
+    """Softmax attention.
+
+    `sink`: one is added to the softmax's denominator, so that a token may attend to nothing (the
+    zero sink of arXiv 2309.17453, section 3.2). It stands in no sequence and has no position.
+    """
 
     heads: int = 2
     kv_heads: int = 2
     head_dim: int = 32
     qk_norm: bool = False
     rope_theta: float = 10_000.0
+    sink: bool = False
 
     def validate(self) -> None:
         require(self.heads >= 1, "model.attention.heads", self.heads, ">= 1")
