@@ -33,8 +33,16 @@ NOTE = (
 )
 OTHERS = "The same depths once more, with other seeds, rates or limits"
 _MLP_HIDDEN = 128  # of most presets; another one is named
-_HEIGHT, _PANEL = 2.4, 1.75  # inches
+_WIDTH, _HEIGHT = 8.5, 2.2  # inches, the figure's and a row's
+_SHARES = 13  # depths side by side
 _NARROWEST = 2  # depths, that a title fits above one
+
+
+class _Place(NamedTuple):
+    """Of a panel in the grid of the figure."""
+
+    row: int
+    columns: slice
 
 
 class Line(NamedTuple):
@@ -191,26 +199,37 @@ def draw(found: Sequence[Line], path: Path) -> None:
         n: {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markersize": 3.5}
         for i, (n, colour) in enumerate(colours(passes(found)).items())
     }
-    shares = [max(len(panel), _NARROWEST) for panel in panels.values()] or [1]
+    places = _places([max(len(panel), _NARROWEST) for panel in panels.values()])
+    rows = max((place.row for place in places), default=0) + 1
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1,
-            len(shares),
-            sharey=True,
-            squeeze=False,
-            figsize=(_PANEL * max(len(shares), 2), _HEIGHT),
-            gridspec_kw={"width_ratios": shares},
-        )
-        axes[0, 0].set_ylabel("training FLOPs to the target")
-        for axis, ((task, blocks), panel) in zip(axes[0], panels.items(), strict=bool(panels)):
+        figure = plt.figure(figsize=(_WIDTH, _HEIGHT * rows))
+        grid = figure.add_gridspec(rows, _SHARES)
+        first: Axes | None = None
+        for place, ((task, blocks), panel) in zip(places, panels.items(), strict=True):
+            axis = figure.add_subplot(grid[place.row, place.columns], sharey=first)
+            first = first or axis
+            axis.tick_params(labelleft=place.columns.start == 0)
             name, size, *departs = task.split(", ")
             axis.set_title("\n".join([f"{name}, {size}", *departs, f"{blocks} blocks"]))
             _panel(axis, panel, looks)
+        figure.supylabel("training FLOPs to the target", fontsize=7)
         handles = [Line2D([], [], linewidth=0.8, label=f"N = {n}", **looks[n]) for n in looks]
         figure.legend(handles=handles, loc="outside upper center", ncols=max(len(handles), 1))
         note = "geometric means, 95 % intervals over seeds; triangles: at least so much"
         figure.supxlabel(note, fontsize=6)
         save(figure, path)
+
+
+def _places(shares: Iterable[int]) -> list[_Place]:
+    """Side by side, as many columns as each has shares, on as many rows as that takes."""
+    found: list[_Place] = []
+    row, start = 0, 0
+    for share in shares:
+        if start + share > _SHARES:
+            row, start = row + 1, 0
+        found.append(_Place(row, slice(start, start + share)))
+        start += share
+    return found
 
 
 def _panel(axis: Axes, panel: Sequence[Line], looks: Mapping[int, Mapping[str, Any]]) -> None:
