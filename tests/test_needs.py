@@ -61,9 +61,10 @@ def test_lines_go_by_task_blocks_and_depth_and_presets_come_first():
 
 
 def test_a_narrower_model_is_a_line_of_its_own():
-    narrow, usual = of(BOTH), of(BOTH)
-    for one, hidden in ((narrow, 2), (usual, 128)):
-        one.results["config"] = {"model.mlp_hidden": hidden}
+    narrow, usual = (
+        source(BOTH, "cost_of_depth", preset="made-up", config={"model.mlp_hidden": hidden})
+        for hidden in (2, 128)
+    )
     found = needs.lines([narrow, usual, of(FEW)])
     names = [line.task for line in found]
     assert names == ["Rule 110, W = 12"] * 2 + ["Rule 110, W = 12, MLPs of 2"]

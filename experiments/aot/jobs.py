@@ -39,6 +39,10 @@ class ShapeOnly:
     def label(self) -> str:
         return f"C{self.context_windows}-L{self.window}"
 
+    @property
+    def departure(self) -> str:
+        return ""
+
     def validate(self) -> None:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) < 1:
