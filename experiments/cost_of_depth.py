@@ -72,9 +72,10 @@ def four_blocks() -> Preset:
 def narrow_mlp() -> Preset:
     """Two blocks whose MLPs have 2 hidden units, not 128, at t = 3 and 4; BOS before every string.
 
-    `make experiment EXP=cost_of_depth PRESET=narrow_mlp`. Is a second pass worth its FLOPs where
-    one pass has little else to compute with? Seeds 0 and 1 were looked at when the rates were
-    chosen, so they are not among these. Expected: experiments/results/cost_of_depth/narrow_mlp.
+    `make experiment EXP=cost_of_depth PRESET=narrow_mlp`: 42 minutes on two cores of an AMD EPYC
+    (Genoa). Is a second pass worth its FLOPs where one pass has little else to compute with? Seeds
+    0 and 1 were looked at when the rates were chosen, so they are not among these. Expected:
+    experiments/results/cost_of_depth/narrow_mlp.
     """
     preset = presets.cpu()
     config = cells.at_rate(preset.config, 2.5e-3)

@@ -102,10 +102,10 @@ def test_rates_that_differ_stand_by_n():
 
 
 def test_panels_go_on_in_a_row_of_their_own_where_one_is_full():
-    places = needs._places([6, 5, 2, 3, 10, 1])
-    assert [place.row for place in places] == [0, 0, 0, 1, 1, 2]
-    assert [place.columns.start for place in places] == [0, 6, 11, 0, 3, 0]
-    assert places[-1].columns.stop == 1 and places[2].columns.stop == needs._SHARES
+    places = needs._places([*(("Rule 110", n) for n in (6, 5, 2, 3)), ("Depo", 10), ("Depo", 1)])
+    assert [place.row for place in places] == [0, 0, 0, 1, 2, 2]
+    assert [place.columns.start for place in places] == [0, 6, 11, 0, 0, 10]
+    assert places[-1].columns.stop == 11 and places[2].columns.stop == needs._SHARES
 
 
 def test_the_committed_table_is_that_of_the_committed_results(tmp_path):

@@ -13,6 +13,12 @@ from tests.test_readme import COMMITTED, README, RESULTS, committed, flat, secti
 MARKED = [f"cost_of_depth/{name}" for name in ("marked", "marked_t3", "marked_t4")]
 
 
+WIDTHS = [
+    f"cost_of_depth/{name}"
+    for name in ("narrow_mlp", "mlp32_t4", "mlp32_unmarked_t4", "marked_t4", "deep")
+]
+
+
 def test_what_each_n_needs_in_short():
     (shown,) = tables(section(README, "What we have found so far"))
     first, _ = needs.parted(needs.lines(sources.committed(COMMITTED)))
@@ -24,7 +30,8 @@ def test_what_each_n_needs_in_short():
     assert [one["depth"] for one, _ in pairs] == [1, 2, 3, 4]
     factors = [f"{needed.ratio(one, two)['mean']:.1f}" for one, two in pairs]
     assert (
-        "they take {}, {}, {} and {} times fewer FLOPs at t = 1, 2, 3, 4".format(*factors) in text
+        "two passes take {}, {}, {} and {} times fewer FLOPs at t = 1, 2, 3, 4".format(*factors)
+        in text
     )
     last = (needed.quote(group, needed.trillions) for group in pairs[3])
     assert "then N = 1 takes {} and N = 2 {}.".format(*last) in text
@@ -36,6 +43,7 @@ def test_what_each_n_needs_in_short():
         ("What does each N need to learn a depth?", ["cost_of_depth/cpu", "cost_of_depth/deep"]),
         ("Wider strings: W = 16", ["cost_of_depth/w16", "cost_of_depth/w16_t3"]),
         ("With a mark before every string", MARKED),
+        ("How wide the MLPs are", WIDTHS[:3]),
         ("With the paper's four blocks", ["cost_of_depth/four_blocks"]),
         ("What does each N need to follow two edges?", ["cost_of_depth_depo/cpu"]),
         ("Gradient steps instead of passes", ["ttt_e2e/cpu"]),
@@ -168,6 +176,36 @@ def test_with_a_mark_a_second_pass_is_not_shown_to_pay():
     assert f"took {without} at t = 4 without it at the same rate" in flat(README)
     factors = (f"{needed.ratio(one, two)['mean']:.1f}" for one, two in pairs)
     assert "is {}, {} and {}.".format(*factors) in text
+
+
+def by_width():
+    """N = 1 and 2 at t = 4 by marking and hidden units."""
+    found = {}
+    for source in map(committed, WIDTHS):
+        config = source.results["config"]
+        key = config.get("task.marked", False), config["model.mlp_hidden"]
+        found[key] = [
+            group for group in source.summary if group["depth"] == 4 and group["passes"] < 4
+        ]
+    return found
+
+
+def test_which_width_suits_which_n():
+    (shown,) = tables(section(RESULTS, "Which width suits which N"))
+    found = by_width()
+    assert len(found) == 5
+    assert shown[2:] == [
+        ["marked" if marked else "not marked", str(hidden), *map(quoted, found[marked, hidden])]
+        for marked, hidden in sorted(found, key=lambda key: (not key[0], key[1]))
+    ]
+    few, enough = found[True, 2], found[True, 32]
+    assert needed.less(few[1], few[0])
+    assert not needed.less(enough[1], enough[0]) and needed.less(enough[0], few[0])
+    low, high = needed.ratio(*enough)["ci95"]
+    assert low < 1 and high < 2
+    text = flat(README)
+    for group in (*few, *enough):
+        assert quoted(group) in text
 
 
 def test_what_a_pass_hands_on():

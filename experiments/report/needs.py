@@ -199,7 +199,9 @@ def draw(found: Sequence[Line], path: Path) -> None:
         n: {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markersize": 3.5}
         for i, (n, colour) in enumerate(colours(passes(found)).items())
     }
-    places = _places([max(len(panel), _NARROWEST) for panel in panels.values()])
+    places = _places(
+        (task.partition(",")[0], max(len(panel), _NARROWEST)) for (task, _), panel in panels.items()
+    )
     rows = max((place.row for place in places), default=0) + 1
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(_WIDTH, _HEIGHT * rows))
@@ -220,15 +222,15 @@ def draw(found: Sequence[Line], path: Path) -> None:
         save(figure, path)
 
 
-def _places(shares: Iterable[int]) -> list[_Place]:
-    """Side by side, as many columns as each has shares, on as many rows as that takes."""
+def _places(panels: Iterable[tuple[str, int]]) -> list[_Place]:
+    """Side by side, as many columns as each has shares; a new task or no room begins a row."""
     found: list[_Place] = []
-    row, start = 0, 0
-    for share in shares:
-        if start + share > _SHARES:
+    row, start, last = 0, 0, ""
+    for task, share in panels:
+        if start and (task != last or start + share > _SHARES):
             row, start = row + 1, 0
         found.append(_Place(row, slice(start, start + share)))
-        start += share
+        start, last = start + share, task
     return found
 
 
