@@ -208,6 +208,19 @@ def test_which_width_suits_which_n():
         assert quoted(group) in text
 
 
+def test_whether_a_mark_is_something_to_attend_to():
+    (shown,) = tables(section(RESULTS, "Is a mark something to attend to?"))
+    names = ("mlp32_unmarked_t4", "mlp32_sink_t4", "mlp32_t4")
+    neither, sink, mark = groups = [committed(f"cost_of_depth/{n}").summary[0] for n in names]
+    assert [(group["passes"], group["depth"]) for group in groups] == [(1, 4)] * 3
+    seeds = depth_cost.HEADER.index("by seed, 1e12")
+    assert [line[1:] for line in shown[2:]] == [
+        [quoted(group), depth_cost.lines([group])[0][seeds]] for group in groups
+    ]
+    for one, other in permutations(groups, 2):
+        assert needed.less(one, other) == (one is mark and other is neither)
+
+
 def test_what_a_pass_hands_on():
     """Beside N = 2 of the preset, which has the same seeds, split and rate."""
     every = next(
