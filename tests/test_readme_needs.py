@@ -201,8 +201,8 @@ def test_which_width_suits_which_n():
     few, enough = found[True, 2], found[True, 32]
     assert needed.less(few[1], few[0])
     assert not needed.less(enough[1], enough[0]) and needed.less(enough[0], few[0])
-    low, high = needed.ratio(*enough)["ci95"]
-    assert low < 1 and high < 2
+    factor = needed.ratio(*enough)["ci95"]
+    assert factor and factor[0] < 1 and factor[1] < 2
     text = flat(README)
     for group in (*few, *enough):
         assert quoted(group) in text
