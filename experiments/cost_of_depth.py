@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from experiments import binary, cells, cli, presets, until_learned
+from experiments import binary, cli, presets, until_learned
 from experiments.presets import Preset
 from experiments.until_learned import WATCHED, to_learn
 from sleep_jax.tasks.rule110 import Rule110Config
@@ -77,15 +77,14 @@ def narrow_mlp() -> Preset:
     0 and 1 were looked at when the rates were chosen, so they are not among these. Expected:
     experiments/results/cost_of_depth/narrow_mlp.
     """
-    preset = presets.cpu()
-    config = cells.at_rate(preset.config, 2.5e-3)
+    preset = until_learned.at_rate(presets.cpu(), muon_learning_rate=2.5e-3)
     # Validation split, t = 3: the best of three rates on seed 0, of two on seed 1 too for N = 2.
     preset = dataclasses.replace(
         preset,
         config=dataclasses.replace(
-            config,
+            preset.config,
             task=Rule110Config(marked=True, window=13),
-            model=dataclasses.replace(config.model, mlp_hidden=2),
+            model=dataclasses.replace(preset.config.model, mlp_hidden=2),
         ),
         passes=(1, 2),
         matched_rates={1: 5e-3},

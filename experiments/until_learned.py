@@ -56,12 +56,7 @@ def at_rate(preset: Preset, muon_learning_rate: float) -> Preset:
 
 def warmed_up(preset: Preset, steps: int) -> Preset:
     """The preset with so many steps of warm-up, for every N."""
-    optimizer = dataclasses.replace(
-        preset.config.optimizer, warmup_fraction=steps / preset.config.steps
-    )
-    return dataclasses.replace(
-        preset, config=dataclasses.replace(preset.config, optimizer=optimizer)
-    )
+    return dataclasses.replace(preset, config=_warming_up(preset.config, steps))
 
 
 def twice_the_blocks(preset: Preset) -> Preset:
@@ -80,11 +75,12 @@ def planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
             config, preset.passes, preset.match, seeds, preset.matched_rates
         )
         warmup = config.optimizer.warmup_fraction * config.steps
-        found += [_warmed_up(cell, warmup) for cell in spenders]
+        found += [
+            dataclasses.replace(cell, config=_warming_up(cell.config, warmup)) for cell in spenders
+        ]
     return found
 
 
-def _warmed_up(cell: Cell, steps: float) -> Cell:
-    config = cell.config
+def _warming_up(config: RunConfig, steps: float) -> RunConfig:
     optimizer = dataclasses.replace(config.optimizer, warmup_fraction=steps / config.steps)
-    return dataclasses.replace(cell, config=dataclasses.replace(config, optimizer=optimizer))
+    return dataclasses.replace(config, optimizer=optimizer)

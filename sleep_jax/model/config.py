@@ -20,8 +20,8 @@ def require(condition: bool, field: str, value: object, allowed: str) -> None:
 class AttentionConfig:
     """Softmax attention.
 
-    `sink`: one is added to the softmax's denominator, so that a token may attend to nothing (the
-    zero sink of arXiv 2309.17453, section 3.2). It stands in no sequence and has no position.
+    `sink`: one is added to the softmax's denominator, exp(x_i) / (1 + sum_j exp(x_j)), so that a
+    token may attend to nothing (the zero sink of arXiv 2309.17453). It has no position.
     """
 
     heads: int = 2
