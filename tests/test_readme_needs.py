@@ -203,9 +203,18 @@ def test_which_width_suits_which_n():
     assert not needed.less(enough[1], enough[0]) and needed.less(enough[0], few[0])
     factor = needed.ratio(*enough)["ci95"]
     assert factor and factor[0] < 1 and factor[1] < 2
-    text = flat(README)
-    for group in (*few, *enough):
-        assert quoted(group) in text
+    # In a sentence: README's table has the same numbers.
+    words = (
+        "two passes take {} at t = 4 and one {}, apart; **with 32**, which suits one pass best, "
+        "{} and {},"
+    )
+    said = words.format(*(quoted(pair[n]) for pair in (few, enough) for n in (1, 0)))
+    times = needed.ratio(*enough)["mean"]
+    assert f"{said} {times:.2f} [{factor[0]:.2f}, {factor[1]:.2f}] times, not apart." in flat(
+        README
+    )
+    bare = found[False, 32]
+    assert f"no token it is {quoted(bare[1])} and {quoted(bare[0])}, not apart." in flat(README)
 
 
 def test_whether_a_mark_is_something_to_attend_to():
