@@ -5,12 +5,14 @@ has imported no module that defines flags, as those differ by binary, and has no
 that a fork's XLA_FLAGS count.
 """
 
+import fcntl
 import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,9 +50,22 @@ class Started:
         if code is None:
             self._process.kill()
             raise subprocess.TimeoutExpired(self._command, seconds)
-        written = [path.read_text() for path in self._paths]
+        written = [_read(path) for path in self._paths]
         self._directory.cleanup()
         return subprocess.CompletedProcess(self._command, code, *written)
+
+
+def _read(path: Path, seconds: float = 30) -> str:
+    """A file when nobody writes to it any more: a child may outlive its parent for a moment."""
+    deadline = time.monotonic() + seconds
+    with path.open() as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return file.read()
+            except BlockingIOError:
+                assert time.monotonic() < deadline, f"something still writes to {path.name}"
+            time.sleep(0.01)
 
 
 def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -65,7 +80,9 @@ def ends(module: str, *arguments: str, seconds: float = 60) -> subprocess.Comple
 
 def _run(command: list[str], environment: Mapping[str, str], paths: list[Path]) -> None:
     for stream, path in zip((sys.stdout, sys.stderr), paths, strict=True):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
+        file = os.open(path, os.O_WRONLY | os.O_CREAT)
+        fcntl.flock(file, fcntl.LOCK_EX)  # until its children have closed it as well
+        os.dup2(file, stream.fileno())
     os.environ.update(environment)
     for name, value in environment.items():
         if name.startswith("JAX_"):  # those JAX has read when it was imported
