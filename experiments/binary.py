@@ -247,7 +247,7 @@ def main(experiment: Experiment) -> int:
         print(cells.plan_text(planned, counts, seconds, f"{jobs} at a time, {preset.basis}"))
         print(f"Not counted in FLOPs, Muon's own products: {_uncounted(planned)}")
         return 0
-    sweep.check(planned, directory)
+    sweep.check(planned, directory, machines.mesh_config())
     if _COMPILATION_CACHE.value:
         records.check_writable(Path(_COMPILATION_CACHE.value), "compilation_cache")
     headline = at_depth(experiment, preset, next(iter(preset.depths)))
@@ -279,7 +279,10 @@ def main(experiment: Experiment) -> int:
 
 
 def _uncounted(planned: Sequence[cells.Cell]) -> str:
-    """What Muon would add to the FLOPs of a step, by N of the first model that is planned."""
+    """What Muon would add to the FLOPs of a step, by N of the first model that is planned.
+
+    Of the cells of one N the first, as those behind it may cut the gradient or change N.
+    """
     import jax
 
     from sleep_jax.flops import training_flops_per_step
@@ -288,11 +291,14 @@ def _uncounted(planned: Sequence[cells.Cell]) -> str:
 
     model = planned[0].config.model
     shapes = jax.eval_shape(lambda: decoder.init(model, jax.random.key(0)))
+    first: dict[int, RunConfig] = {}
+    for cell in planned:
+        if cell.config.model == model:
+            first.setdefault(cell.config.sleep.passes, cell.config)
     added = {
-        cell.config.sleep.passes: orthogonalisation_flops(shapes, cell.config.optimizer.trained)
-        / training_flops_per_step(cell.config)
-        for cell in planned
-        if cell.config.model == model
+        n: orthogonalisation_flops(shapes, config.optimizer.trained)
+        / training_flops_per_step(config)
+        for n, config in first.items()
     }
     return ", ".join(f"{added[n]:+.1%} at N = {n}" for n in sorted(added))
 

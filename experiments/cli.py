@@ -55,8 +55,17 @@ def run(
         text = " ".join(str(error).split())
         if isinstance(error, flags.UnrecognizedFlagError):
             text += f"; allowed: {', '.join(f'--{flag.name}' for flag in own_flags(values))}"
+        if isinstance(error, flags.IllegalFlagValueError):
+            text += _allowed(text, values)
         print(f"error: {text}", file=sys.stderr)
         return 2
+
+
+def _allowed(text: str, values: flags.FlagValues) -> str:
+    """What absl's `flag --name=value: ...` leaves out where a flag wants a number."""
+    name = text.removeprefix("flag --").partition("=")[0]
+    wanted = values[name].parser.syntactic_help if name in values else ""
+    return f"; allowed: {wanted}" if wanted else ""
 
 
 def own_flags(values: flags.FlagValues = flags.FLAGS) -> list[flags.Flag]:

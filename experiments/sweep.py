@@ -14,6 +14,7 @@ import json
 import logging
 import multiprocessing as mp
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -39,22 +40,40 @@ log = logging.getLogger("sleep_jax")
 FAILED = 1
 
 
-def check(cells: Sequence[Cell], directory: Path) -> None:
+def check(cells: Sequence[Cell], directory: Path, mesh: MeshConfig) -> None:
     """Everything that can be refused before anything is compiled, for every cell.
 
     Raises:
-      UserError: an impossible configuration, damaged frozen data, a directory that cannot be
-        written or that holds another configuration.
+      UserError: an impossible configuration, damaged frozen data, a mesh that does not fit, a
+        directory that cannot be written or that holds another configuration, be it of another seed.
     """
+    devices = distributed.make_mesh(mesh)
     for cell in cells:
         cell.config.validate()
         llama.check(cell.config)
+        train = cell.config.train
+        distributed.require_batch_divides(devices, train.batch_size, train.accumulate)
         if cell.config.train.evaluation_data:
             evaluation_sequences(cell.config, cell.config.train.evaluation_sequences)
     records.check_writable(directory)
     records.check_shared(directory)
     for cell in cells:
         records.check_config(directory / "cells" / cell.name, to_dict(cell.config))
+    _check_other_seeds(cells, directory)
+
+
+def _check_other_seeds(cells: Iterable[Cell], directory: Path) -> None:
+    """The report makes one mean of all seeds of a cell, so they must be of one configuration."""
+    there: dict[str, Path] = {}
+    for path in sorted(directory.glob("cells/*/config.json")):
+        there.setdefault(_without_seed(path.parent.name), path.parent)
+    for cell in cells:
+        if path := there.get(_without_seed(cell.name)):
+            records.check_config(path, to_dict(cell.config), but=("train.seed",))
+
+
+def _without_seed(name: str) -> str:
+    return re.sub(r"-s\d+(?=-|$)", "", name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,15 +248,18 @@ def _start(workers: Iterable[BaseProcess]) -> None:
 
 def _wait_for(workers: Sequence[BaseProcess], stop: Callable[[], bool]) -> int:
     """Waits for all workers; when one or this process is asked to stop, stops the others."""
-    running, told, stopped = list(workers), False, False
+    running, told, stopped = list(workers), set(), False
     while running:
         wait([worker.sentinel for worker in running], timeout=0.5)
         running = [worker for worker in running if worker.exitcode is None]
         stopped = stop() or any(worker.exitcode == STOPPED for worker in workers)
-        if stopped and not told:
-            told = True
-            for worker in running:
-                os.kill(worker.pid or 0, signal.SIGTERM)
+        for worker in running:
+            if stopped and worker not in told:
+                # It has just ended; or gVisor says so of one in the midst of exec, and the next
+                # round tells it.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.pid or 0, signal.SIGTERM)
+                    told.add(worker)
     if stopped:
         return STOPPED
     codes = (worker.exitcode or 0 for worker in workers)
@@ -278,7 +300,7 @@ def write_plan(cells: Sequence[Cell], directory: Path, plan: dict[str, Any]) -> 
     if path.exists():
         try:
             names += [n for n in json.loads(path.read_text())["cells"] if n not in names]
-        except (json.JSONDecodeError, KeyError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise UserError(f"--workdir: {path} is not readable ({error})") from error
     if processes.is_first():
         records.write_json(path, {**plan, "cells": names})

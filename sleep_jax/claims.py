@@ -55,8 +55,8 @@ class Claim:
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEW_SECONDS):
-            self._overtaken = self._overtaken or self._next.exists()
             with suppress(OSError):  # a file server that is away for a moment
+                self._overtaken = self._overtaken or self._next.exists()
                 os.utime(self._path)
 
     def end(self) -> None:

@@ -1,6 +1,7 @@
 """Frozen configuration of a run."""
 
 import dataclasses
+import math
 from typing import Any
 
 from sleep_jax.model.config import ModelConfig, require
@@ -9,6 +10,7 @@ from sleep_jax.tasks.task import Task
 
 # What an update changes: every parameter, or those of the fast-weight blocks alone.
 TRAINED = ("all", "fast_weights")
+MOST_STEPS, MOST_PASSES = 10**7, 1000  # what is kept for each step and pass stays small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,8 @@ class SleepConfig:
     carry: str = "all"
 
     def validate(self) -> None:
-        require(self.passes >= 1, "sleep.passes", self.passes, "N >= 1")
+        possible = 1 <= self.passes <= MOST_PASSES
+        require(possible, "sleep.passes", self.passes, f"N >= 1, up to {MOST_PASSES}")
         back = self.backward_passes
         require(back >= 0, "sleep.backward_passes", back, ">= 0 (0: all)")
         require(
@@ -111,8 +114,10 @@ class CurriculumConfig:
         """Raises UserError naming the field."""
         for name, least in (("rollout_steps", 0), ("passes", 1), ("drawn_passes", 1)):
             values = getattr(self, name)
-            allowed = f"whole numbers >= {least}"
-            require(all(n >= least for n in values), f"curriculum.{name}", values, allowed)
+            most = MOST_PASSES if least else math.inf
+            allowed = f"whole numbers >= {least}" + f", up to {most}" * bool(least)
+            possible = all(least <= n <= most for n in values)
+            require(possible, f"curriculum.{name}", values, allowed)
         require(0 < self.share <= 1, "curriculum.share", self.share, "a share of the run, 0 to 1")
         hard = self.hard_eviction
         require(0 <= hard < 1, "curriculum.hard_eviction", hard, "a share of the run, 0 to 1")
@@ -195,6 +200,9 @@ class RunConfig:
 
     def validate(self) -> None:
         """Raises UserError with one line for the first field that cannot be."""
+        for field, value in flatten(to_dict(self)).items():
+            finite = not isinstance(value, float) or math.isfinite(value)
+            require(finite, field, value, "a finite number")
         parts = (self.model, self.sleep, self.task, self.optimizer, self.train, self.curriculum)
         for part in parts:
             part.validate()
@@ -226,7 +234,9 @@ class RunConfig:
         vocabulary = self.model.vocab_size
         needed = self.task.vocab_size
         require(vocabulary >= needed, "model.vocab_size", vocabulary, f">= {needed} for this task")
-        require(self.steps >= 1, "train.tokens", self.train.tokens, ">= one batch of sequences")
+        allowed = f"one batch of sequences, or up to {MOST_STEPS}"
+        possible = 1 <= self.steps <= MOST_STEPS
+        require(possible, "train.tokens", self.train.tokens, allowed)
 
     def _validate_hard_eviction(self) -> None:
         """Raises UserError where there is nothing to warm up, or it would train what is frozen."""

@@ -164,11 +164,11 @@ def training_flops_per_step(config: RunConfig) -> int:
     return config.train.batch_size * (forward + backward)
 
 
-def training_flops_by_step(config: RunConfig) -> NDArray[np.int64]:
-    """Operations of each optimizer update, `[steps]`."""
+def training_flops_by_step(config: RunConfig) -> NDArray[np.object_]:
+    """Operations of each optimizer update, `[steps]`: ints of Python, as a run may take 2^63."""
     stages, which = stages_by_step(config)
     at = [training_flops_per_step(_in_stage(config, stage)) for stage in stages]
-    return np.asarray(at, np.int64)[which]
+    return np.asarray(at, object)[which]
 
 
 def _in_stage(config: RunConfig, stage: Stage) -> RunConfig:
@@ -179,4 +179,4 @@ def _in_stage(config: RunConfig, stage: Stage) -> RunConfig:
 
 def training_flops(config: RunConfig) -> int:
     """Operations of the whole run."""
-    return int(training_flops_by_step(config).sum())
+    return training_flops_by_step(config).sum()

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -26,6 +27,10 @@ END_SECONDS = 60  # for which a process that has ended waits for the others
 COMPILE_SECONDS = 1800  # by which one process may compile longer than another
 _COMPILED: dict[Any, Any] = {}
 _LONGEST = 500  # bytes of a text that processes agree on
+_ABSENT = (
+    "error: --num_processes={}: not all of them have joined in --start_seconds={}; allowed: as "
+    "many as are started, with --process_id from 0 on"
+)
 _LOST = (
     "error: a process of this run was lost, or it ended before the others, which have ended as "
     "well; the last checkpoint is kept: start all processes again to go on from it"
@@ -52,7 +57,7 @@ def start(
     """
     if coordinator is not None and index != 0:
         _wait_for(coordinator, start_seconds)
-    _watch_this_process()
+    joined = _watch_this_process(_ABSENT.format(number or "auto", start_seconds))
     try:
         jax.distributed.initialize(
             coordinator,
@@ -67,6 +72,7 @@ def start(
             f"--coordinator=auto finds no cluster ({error}); allowed: host:port, with "
             "--num_processes and --process_id"
         ) from error
+    joined()
 
 
 def _wait_for(coordinator: str, seconds: int) -> None:
@@ -86,20 +92,30 @@ def _wait_for(coordinator: str, seconds: int) -> None:
         time.sleep(0.5)
 
 
-def _watch_this_process() -> None:
+def _watch_this_process(absent: str) -> Callable[[], None]:
     """Leaves a child that says in one line what happened, should this process be aborted or killed.
 
     The service ends a process from C++, where neither Python's handlers nor its `finally` run.
+
+    Args:
+      absent: the line until the function that is returned has been called.
     """
-    script = "import sys; sys.stdin.read() or sys.exit(sys.argv[1])"
-    command = [sys.executable, "-S", "-c", script, _LOST]
+    script = "import sys; s = sys.stdin.read(); 'ended' in s or sys.exit(sys.argv[2 if s else 1])"
+    command = [sys.executable, "-S", "-c", script, absent, _LOST]
     watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    assert watcher.stdin is not None
+    told = watcher.stdin
+
+    def joined() -> None:
+        told.write(b"joined ")
+        told.flush()
 
     def end_well() -> None:
         jax.distributed.shutdown()  # waits for the others, and aborts if one of them is lost
         watcher.communicate(b"ended")
 
     atexit.register(end_well)
+    return joined
 
 
 def is_first() -> bool:

@@ -18,7 +18,7 @@ import platform
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,12 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def check_config(directory: Path, config: dict[str, Any]) -> None:
-    """Raises UserError if the directory holds a run of another configuration, naming a field."""
+def check_config(directory: Path, config: dict[str, Any], but: Collection[str] = ()) -> None:
+    """Raises UserError if the directory holds a run of another configuration, naming a field.
+
+    Args:
+      but: fields that may differ.
+    """
     path = directory / "config.json"
     if not path.exists():
         return
@@ -48,7 +52,7 @@ def check_config(directory: Path, config: dict[str, Any]) -> None:
     except (json.JSONDecodeError, AttributeError) as error:
         raise UserError(f"{path} is not a readable configuration ({error})") from error
     wanted = flatten(json.loads(json.dumps(config)))
-    for field in sorted(saved.keys() | wanted.keys()):
+    for field in sorted((saved.keys() | wanted.keys()) - set(but)):
         old, new = saved.get(field, "absent"), wanted.get(field, "absent")
         if old != new:
             raise UserError(
@@ -61,7 +65,7 @@ def check_writable(directory: Path, flag: str = "workdir") -> None:
     """Creates the directory; raises UserError if that or writing into it is not possible."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / f".probe-{os.getpid()}"
+        probe = directory / f".probe-{uuid.uuid4().hex}"  # processes of a pod may share a number
         probe.touch()
         probe.unlink()
     except OSError as error:

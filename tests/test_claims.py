@@ -115,3 +115,21 @@ def test_a_claim_is_renewed_and_one_that_was_overtaken_says_so(tmp_path, monkeyp
         time.sleep(0.3)
         with pytest.raises(Overtaken, match=str(tmp_path)):
             claim.check()
+
+
+def test_a_file_server_that_is_away_for_a_moment_costs_no_claim(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "RENEW_SECONDS", 0.01)
+    asked = []
+
+    def stale(path):
+        asked.append(path)
+        if len(asked) < 3:
+            raise OSError(errno.ESTALE, "stale file handle")
+        return True
+
+    with claimed(tmp_path) as claim:
+        monkeypatch.setattr(Path, "exists", stale)
+        with pytest.raises(Overtaken):
+            for _ in range(500):
+                time.sleep(0.01)
+                claim.check()

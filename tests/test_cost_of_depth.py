@@ -249,6 +249,7 @@ def test_what_was_seen_is_told_beside_what_was_not_where_the_budget_was_too_smal
         ([90, 91, 92, 93], [20, 21, 22, 23], True),
         ([90, 91, 92], [20, 21, 22], False),  # one order of twenty is too easily chance
         ([90, 91, 92, 93], [20, 21, 22, 92.5], False),
+        ([90, 90, 90, 90], [20, 21, 22, 89.9], False),  # all of its own budget, a step shorter
     ],
 )
 def test_without_intervals_all_seeds_must_lie_apart(one, two, apart):

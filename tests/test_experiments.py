@@ -69,6 +69,9 @@ def test_presets_can_be_planned_as_they_come(tmp_path, name):
         ("elastic_sleep", "--backward_passes=4"),
         ("elastic_sleep", "--drawn_passes=0"),
         ("rollout_curriculum", "--rollout_steps=1"),
+        ("depo", "--data=0"),
+        ("depo", "--fsdp=3"),
+        ("depo", "--jobs=x"),
     ],
 )
 def test_impossible_flags_end_in_one_line(tmp_path, name, flag):

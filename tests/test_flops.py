@@ -73,6 +73,24 @@ def test_the_cost_of_a_pass_against_the_compiler(monkeypatch, pattern, rule, loo
     assert 0.9 < ours_one / theirs_one < 1.05
 
 
+def test_a_kept_cache_unembeds_its_answers_alone():
+    config = tiny.run_config(passes=1)
+    model = dataclasses.replace(MODEL, pattern=("attention", "attention"), vocab_size=2048)
+    kept = dataclasses.replace(config, model=model, sleep=SleepConfig(cache="keep", remat="none"))
+    assert 0.9 < flops.forward_flops(kept, 1) / compiled_flops(kept) < 1.05
+    ours, theirs = flops.training_flops_per_step(kept), compiled_update_flops(kept)
+    assert 0.9 < ours / theirs < 1.05
+
+
+def test_flops_beyond_64_bits():
+    config = tiny.run_config(passes=1)
+    tokens = config.sequence_length * 10**15
+    train = dataclasses.replace(config.train, tokens=tokens, batch_size=10**9)
+    large = dataclasses.replace(config, train=train)
+    one = flops.training_flops_per_step(config) // config.train.batch_size
+    assert flops.training_flops(large) == one * 10**15 > 2**63
+
+
 def test_gradients_of_frozen_weights_are_not_charged(monkeypatch):
     """What the compiler saves when all but the inserted blocks are frozen."""
     monkeypatch.setattr("sleep_jax.sleep.lax.scan", functools.partial(jax.lax.scan, unroll=True))

@@ -155,6 +155,7 @@ BAD = [
     ("local", ["--nope=1", "--", "depo"], "'nope'; allowed: --processes, --devices, --dry_run"),
     ("slurm", ["--gpus_per_node=1", "--", "depo", "--process_id", "3"], "--process_id after --"),
     ("slurm", ["--", "depo"], "--gpus_per_node"),
+    ("tpu_vm", ["--name=", "--zone=z", "--", "depo"], "--name= is empty; allowed: at least one"),
     ("tpu_vm", ["--name=a", "--zone=z", "--", "depo", "--coordinator=auto"], "set by the launcher"),
     ("tpu_vm", ["--name=-x", "--zone=z", "--", "depo"], "--name=-x is not possible; allowed: sma"),
     ("tpu_vm", ["--name=a,a", "--zone=z", "--", "depo"], "--name=a,a names a slice twice"),

@@ -70,6 +70,21 @@ def initial_state(config):
     return jax.tree.map(np.asarray, jax.jit(init)(0))
 
 
+def test_moments_lie_like_their_parameter():
+    placed = step.state_shardings(Program.of(CONFIG, "cpu"), mesh_of((2, 2, 2)))
+
+    def specs(tree):
+        found = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {jax.tree_util.keystr(path): leaf.spec for path, leaf in found}
+
+    params, moments = specs(placed.params), specs(placed.opt_state)
+    assert {axis for spec in params.values() for axis in spec} >= {"fsdp", "tensor"}
+    held = {path: [moments[name] for name in moments if name.endswith(path)] for path in params}
+    assert all(held.values()) and sum(map(len, held.values())) > len(params)
+    for path, spec in params.items():
+        assert set(held[path]) == {spec}, path
+
+
 def run(config, mesh):
     """Losses and parameters after the steps."""
     update, losses = compiled(config, mesh), []

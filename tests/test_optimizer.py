@@ -9,7 +9,6 @@ import pytest
 from chex import assert_trees_all_close
 from optax import contrib
 
-from sleep_jax import distributed
 from sleep_jax.config import OptimizerConfig
 from sleep_jax.model import decoder
 from sleep_jax.training import muon
@@ -20,7 +19,6 @@ from sleep_jax.training.optimizer import (
     path_name,
     schedule,
 )
-from sleep_jax.training.step import Program, state_shardings
 from tests import tiny
 
 EXPECTED = {
@@ -163,13 +161,6 @@ def test_schedule_warms_up_holds_and_decays_to_zero():
 def test_schedule_of_the_shortest_runs_is_positive(steps):
     rate = schedule(OptimizerConfig(), steps)
     assert all(0 < float(np.asarray(rate(step))) <= 1 for step in range(steps))
-
-
-def test_moments_lie_like_their_parameter():
-    mesh = distributed.make_mesh()
-    program = Program.of(tiny.run_config(), "cpu")
-    shardings = state_shardings(program, mesh)
-    assert all(s.mesh == mesh for s in jax.tree.leaves(shardings))
 
 
 def test_the_operations_of_muon_are_those_that_the_compiler_counts(params):

@@ -305,6 +305,9 @@ def test_command(tmp_path):
     done = ends("experiments.report", f"--workdir={runs}")
     lacking = "experiment, preset, commit"
     assert (done.returncode, done.stderr) == (2, f"report: {path} lacks {lacking}\n")
+    for flag in ("extra", "--workdr=x"):
+        done = ends("experiments.report", flag)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     (tmp_path / "file").write_text("")
     done = ends("experiments.report", f"--workdir={tmp_path / 'file'}")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "file" in done.stderr

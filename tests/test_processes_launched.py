@@ -5,6 +5,7 @@ Runs in `make test-multidevice`.
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -30,6 +31,19 @@ def test_the_local_launcher_runs_a_sweep_in_two_processes(tmp_path):
     environment = json.loads((directory / "cells/hybrid-N1-t1-W7-s0/environment.json").read_text())
     assert environment["processes"] == 2
     assert environment["mesh"] == {"data": 4, "fsdp": 2, "tensor": 1}
+
+
+def test_processes_that_do_not_come_are_named():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "experiments", "cellular_automata", "--preset=smoke",
+               f"--coordinator=localhost:{port}", "--num_processes=2", "--process_id=0",
+               "--start_seconds=3"]  # fmt: skip
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode != 0
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
+    assert "--num_processes=2: not all of them have joined in --start_seconds=3" in line
 
 
 def test_a_coordinator_that_cannot_be_reached_is_one_line():

@@ -88,6 +88,18 @@ def test_the_conclusion_is_drawn_for_each_depth():
     assert "nothing can be concluded" in depths.conclude(depths.summarise(ROWS[:2]))
 
 
+@pytest.mark.parametrize("other", [{"update_rule": "hebbian"}, {"regime": "attention sink"}])
+def test_what_else_has_run_is_not_held_against_it(other):
+    """Neither takes the place of a group of the headline, nor stands beside it."""
+    more = [row(passes=n, right=(0.3, 0.3), cell=f"other{n}", **other) for n in (1, 4)]
+    more += [row(match="flops", right=(0.3, 0.3), cell="other", **other)]
+    plain = depths.summarise(ROWS)
+    both = depths.summarise([*more, *ROWS])
+    assert len(both) == len(plain) + 3
+    assert depths.headline(both) == depths.headline(plain)
+    assert depths.conclude(both) == depths.conclude(plain)
+
+
 def test_an_n_between_is_held_against_one_pass_that_spent_the_same():
     between = [
         row(passes=2, seed=seed, match="flops", right=(0.99, 0.97), train_flops=2 * 10**9)

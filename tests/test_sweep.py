@@ -1,5 +1,6 @@
 """Workers of one launcher; whole sweeps are run in test_experiments."""
 
+import dataclasses
 import multiprocessing as mp
 import os
 import signal
@@ -11,7 +12,10 @@ import pytest
 
 from experiments import cells, presets, sweep
 from experiments.cli import STOPPED, StopSignal
+from sleep_jax import records
+from sleep_jax.config import to_dict
 from sleep_jax.distributed import MeshConfig
+from sleep_jax.errors import UserError
 
 BASE = presets.smoke().config
 OPTIONS = sweep.Options(flags={}, mesh=MeshConfig(), compilation_cache="", profile_steps=None)
@@ -33,6 +37,28 @@ def test_any_number_of_cells_reaches_the_workers(tmp_path):
     launcher.start()
     launcher.join(timeout=120)
     assert codes == [0]
+
+
+def test_the_seeds_of_a_cell_are_of_one_configuration(tmp_path):
+    def planned(seed, match="tokens", **train):
+        config = dataclasses.replace(BASE, train=dataclasses.replace(BASE.train, **train))
+        return dataclasses.replace(cells.hybrid(config, 1, seed), match=match)
+
+    first = planned(3)
+    path = tmp_path / "cells" / first.name
+    path.mkdir(parents=True)
+    records.write_json(path / "config.json", to_dict(first.config))
+    scout = {"evaluation_split": "validation"}
+    sweep.check([planned(12), planned(4, "flops", **scout)], tmp_path, MeshConfig())
+    with pytest.raises(UserError, match="train.evaluation_split='test', asked was 'validation'"):
+        sweep.check([planned(12, **scout)], tmp_path, MeshConfig())
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{half", '{"cells": 3}'])
+def test_a_plan_that_cannot_be_read_is_one_line(tmp_path, text):
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(UserError, match="plan.json is not readable"):
+        sweep.write_plan([], tmp_path, {})
 
 
 def test_each_cell_is_taken_once():

@@ -269,6 +269,20 @@ def test_a_step_saved_again_is_not_held_to_the_digest_of_its_damaged_checkpoint(
     assert restored()[1] == 2
 
 
+def test_a_whole_checkpoint_that_does_not_fit_is_not_set_aside(tmp_path):
+    def checkpoints():
+        return Checkpoints(tmp_path, every=1, keep=9)
+
+    saved = checkpoints()
+    for step in (1, 2):
+        saved.save(step, {"x": jnp.ones(9)}, {})
+    saved.close()
+    with pytest.raises(UserError, match=f"--workdir: {tmp_path / '2'} is whole, but cannot be restored"):
+        checkpoints().restore(jax.eval_shape(lambda: {"y": jnp.ones(9)}))
+    found = checkpoints().restore(jax.eval_shape(lambda: {"x": jnp.ones(9)}))
+    assert found is not None and found[0] == 2
+
+
 def test_all_checkpoints_damaged_is_an_error_that_keeps_them(tmp_path):
     config = tiny.run_config()
     with pytest.raises(loop.Interrupted):

@@ -38,6 +38,8 @@ commands.define_dry_run(FLAGS)
 
 def build(experiment: Command) -> list[Command]:
     """One command a slice."""
+    if not _NAME.value:
+        raise UserError("--name= is empty; allowed: at least one slice")
     for name in _NAME.value:
         commands.check_name("name", name)
     if len(set(_NAME.value)) < len(_NAME.value):

@@ -6,21 +6,19 @@ The page, `<workdir>/index.html`, also has the committed results, which are only
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
+from experiments import cli
 from experiments.report import files, publish, sources
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Holds sweeps as EXPERIMENT/PRESET.")
 COMMITTED = Path(__file__).parent.parent / "results"
 
 
-def main(argv: Sequence[str]) -> int:
+def main() -> int:
     """Prints the rebuilt tables and the page."""
-    if len(argv) > 1:
-        raise app.UsageError(f"{argv[1]} is not understood: only --workdir is")
     try:
         found, path = publish.write(Path(_WORKDIR.value), COMMITTED)
     except files.ReportError as error:
@@ -37,4 +35,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(cli.run(main, sys.argv))

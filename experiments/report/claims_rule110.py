@@ -117,8 +117,8 @@ def _ones_by_depth(summary: Sequence[Group], at: Headline) -> list[Group]:
         group
         for group in summary
         if group["model"] == "hybrid" and group["match"] == "tokens" and group["passes"] == 1
-        if (group["update_rule"], group["width"], group["train_tokens"])
-        == (at.update_rule, at.width, at.train_tokens)
+        if (group["update_rule"], group["width"], group["regime"], group["train_tokens"])
+        == (at.update_rule, at.width, at.regime, at.train_tokens)
     ]
 
 

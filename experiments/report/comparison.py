@@ -145,8 +145,8 @@ def _fig_2b(sources: Sequence[Source]) -> Comparison:
             if at is not None
             and group["model"] == "hybrid"
             and group["match"] == "tokens"
-            and (group["update_rule"], group["width"], group["train_tokens"])
-            == (at.update_rule, at.width, at.train_tokens)
+            and (group["update_rule"], group["width"], group["regime"], group["train_tokens"])
+            == (at.update_rule, at.width, at.regime, at.train_tokens)
         ]
         ends = [g for g in groups if g["passes"] in (1, max(g["passes"] for g in groups))]
         values = {

@@ -75,23 +75,30 @@ def _group(rows: list[Row]) -> DepthGroup:
 
 def headline(summary: Sequence[DepthGroup]) -> list[DepthGroup]:
     """The hybrids of the setting with most seeds: equal tokens by N, then equal compute."""
-    hybrids = [group for group in summary if group["model"] == "hybrid"]
-    settings = [(g["label"], g["train_tokens"]) for g in hybrids if g["match"] == "tokens"]
-    if not settings:
+    found: dict[tuple[str, ...], dict[int, list[DepthGroup]]] = {}
+    for group in summary:
+        if group["model"] == "hybrid" and group["match"] == "tokens":
+            budgets = found.setdefault(_setting(group), {})
+            budgets.setdefault(group["train_tokens"], []).append(group)
+    if not found:
         return []
 
-    def seeds(setting: tuple[str, int]) -> tuple[int, int]:
-        found = [g for g in hybrids if (g["label"], g["train_tokens"]) == setting]
-        return len({seed for group in found for seed in group["seeds"]}), setting[1]
+    def rank(at: tuple[tuple[str, ...], int]) -> tuple[int, int, int]:
+        groups = found[at[0]][at[1]]
+        return len({seed for group in groups for seed in group["seeds"]}), len(groups), at[1]
 
-    label, tokens = max(settings, key=seeds)
-    equal = [g for g in hybrids if g["match"] == "tokens" and g["train_tokens"] == tokens]
-    chosen = [g for g in equal if g["label"] == label]
-    matched = [g for g in hybrids if g["match"] in SPENT_ON and g["label"] == label]
+    setting, tokens = max(((at, n) for at in found for n in found[at]), key=rank)
+    chosen = found[setting][tokens]
+    matched = [g for g in summary if g["match"] in SPENT_ON and _setting(g) == setting]
     by_way = list(SPENT_ON)
     return sorted(chosen, key=lambda g: g["passes"]) + sorted(
         matched, key=lambda g: (g["passes"], by_way.index(g["match"]))
     )
+
+
+def _setting(group: DepthGroup) -> tuple[str, ...]:
+    """What stays as it is where only N and how it was trained are compared."""
+    return group["label"], group["update_rule"], group["regime"]
 
 
 def conclude(summary: Sequence[DepthGroup]) -> str:

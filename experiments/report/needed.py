@@ -20,6 +20,9 @@ INTERVALS = (
     "nor is there one of one seed. Apart are two whose intervals do not overlap or, without them, "
     "all of whose seeds lie apart (exact rank test, .05)"
 )
+# Budgets end at whole steps, so those of two N differ by less than this: what took all of the one
+# did not take less than what the other was not enough for.
+_ONE_LIMIT = 0.99
 
 
 class Need(TypedDict):
@@ -66,13 +69,14 @@ def less(first: Taken, second: Taken) -> bool:
 
     Their intervals do not overlap; or where one has none, because not every seed got there, every
     seed of the first took less than any of the second, which of so many seeds is not chance (the
-    exact rank test, two-sided; a budget not enough is more than what was enough for another).
+    exact rank test, two-sided; a budget not enough is more than what was enough for another, unless
+    that was all of it).
     """
     one, two = first["needed_flops"], second["needed_flops"]
     if one["ci95"] and two["ci95"]:
         return below(one, two)
     orders = math.comb(len(first["flops"]) + len(second["flops"]), len(first["flops"]))
-    parted = all(first["reached"]) and max(first["flops"]) < min(second["flops"])
+    parted = all(first["reached"]) and max(first["flops"]) < min(second["flops"]) * _ONE_LIMIT
     return parted and 2 / orders < 0.05
 
 

@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from experiments.report.departures import departures
 from experiments.report.depth_cost import DepthCost, compared, name
 from experiments.report.needed import less, quote, trillions
 from experiments.report.sources import COMMITTED, Source
@@ -32,7 +33,6 @@ NOTE = (
     "stand by N."
 )
 OTHERS = "The same depths once more, with other seeds, rates or limits"
-_MLP_HIDDEN = 128  # of most presets; another one is named
 _WIDTH, _HEIGHT = 8.5, 2.2  # inches, the figure's and a row's
 _SHARES = 13  # depths side by side
 _NARROWEST = 2  # depths, that a title fits above one
@@ -96,9 +96,10 @@ def _of(source: Source) -> list[Line]:
     found = []
     for groups in compared(source.summary):
         words = TASKS[source.experiment], groups[0]["size"]
-        departs = name(groups[0]).partition(", ")[2]  # another rule or regime
+        other = name(groups[0]).partition(", ")[2]  # rule or regime
+        size = departures(source, _row(source, groups[0]))
         line = Line(
-            task=", ".join(filter(None, (*words, departs, _model(source)))),
+            task=", ".join(filter(None, (*words, other, *size))),
             blocks=groups[0]["blocks"],
             depth=groups[0]["depth"],
             source=source.name if source.origin == COMMITTED else source.label,
@@ -112,15 +113,13 @@ def _of(source: Source) -> list[Line]:
     return found
 
 
-def _model(source: Source) -> str:
-    """What is not as in most presets, beside the number of blocks."""
-    hidden = source.results.get("config", {}).get("model.mlp_hidden", _MLP_HIDDEN)
-    return f"MLPs of {hidden}" if hidden != _MLP_HIDDEN else ""
+def _row(source: Source, group: DepthCost) -> Mapping[str, Any]:
+    return next(row for row in source.rows if row["cell"] == group["cell"])
 
 
 def _rate(source: Source, group: DepthCost) -> str:
     """Of its first seed."""
-    row = next(row for row in source.rows if row["cell"] == group["cell"])
+    row = _row(source, group)
     name = "optimizer.muon_learning_rate"
     rate = {**source.results.get("config", {}), **row.get("config", {})}.get(name)
     return "not recorded" if rate is None else f"{rate:g}"

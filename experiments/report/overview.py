@@ -18,12 +18,13 @@ from matplotlib.lines import Line2D
 
 from experiments.report import depths
 from experiments.report.conclusion import order
+from experiments.report.departures import D_MODEL, departures
 from experiments.report.groups import Interval, equal_compute, equal_tokens, settings, short
 from experiments.report.kinds import kind_of
 from experiments.report.sources import COMMITTED, Source
 from experiments.report.style import COLOURS, GREY, STYLE, save
 from experiments.report.tables import markdown_table
-from experiments.report.words import PLAIN
+from experiments.report.words import PLAIN, rule_name
 
 _TASKS = {  # in the order of the lines
     "cellular_automata": "Rule 110",
@@ -44,8 +45,8 @@ HEADER = (
     "source",
 )
 _NOT_RUN = "not run"
-_BLOCKS, _D_MODEL, _BITS = 2, 64, 12  # of the cpu presets; other numbers are said
-_USUAL = f"{_BLOCKS} blocks, d = {_D_MODEL} and W = {_BITS} unless another is named"
+_BLOCKS, _BITS, _RULE = 2, 12, "gated_delta"  # of the cpu presets; others are said
+_USUAL = f"{_BLOCKS} blocks, d = {D_MODEL} and W = {_BITS} unless another is named"
 _SEEDS = 3  # the fewest of a result in the first table and the figure
 _SETTLED = 0.99  # where all N are above it there is nothing to gain
 _GAIN_COLOURS = (COLOURS[0], COLOURS[3], COLOURS[2])
@@ -212,8 +213,9 @@ def _line(
     row = source.row_of(one)
     if row.get("blocks", _BLOCKS) != _BLOCKS:
         setting += f", {row['blocks']} blocks"
-    if row.get("d_model", _D_MODEL) != _D_MODEL:
-        setting += f", d = {row['d_model']}"
+    if one["update_rule"] != _RULE:
+        setting += f", {rule_name(one['update_rule'])}"
+    setting += "".join(f", {words}" for words in departures(source, row))
     if row.get("cache") == "slide":
         setting += ", cache slides"
     scouted = row.get("evaluation_split") == "validation"

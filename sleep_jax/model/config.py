@@ -41,6 +41,7 @@ class AttentionConfig:
         )
         even = self.head_dim >= 2 and self.head_dim % 2 == 0
         require(even, "model.attention.head_dim", self.head_dim, "even, >= 2 (RoPE turns pairs)")
+        require(self.rope_theta > 0, "model.attention.rope_theta", self.rope_theta, "> 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +144,7 @@ class ModelConfig:
         require(known, "model.pattern", ",".join(self.pattern), f"a list of {', '.join(MIXERS)}")
         for name in ("d_model", "mlp_hidden", "vocab_size"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), ">= 1")
+        require(self.norm_eps > 0, "model.norm_eps", self.norm_eps, "> 0")
         dtypes = ("auto", "float32", "bfloat16")
         dtype = self.activation_dtype
         require(dtype in dtypes, "model.activation_dtype", dtype, ", ".join(dtypes))

@@ -61,16 +61,19 @@ class Checkpoints:
     def restore(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """Newest undamaged checkpoint as (step, state, progress), or None where there is none.
 
-        Damaged ones are named in a warning, set aside as `damaged-<step>`, and skipped.
+        Damaged ones are named in a warning, set aside as `damaged-<step>`, and skipped. One whose
+        files are as they were written is not damaged, even if it cannot be read.
 
         Args:
           abstract_state: `jax.ShapeDtypeStruct`s with shardings.
 
         Raises:
-          UserError: there are checkpoints, and every one is damaged, now or as found before.
+          UserError: there are checkpoints, and every one is damaged, now or as found before; or one
+            is whole, and does not fit `abstract_state` or cannot be read.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
+            path = self._directory / str(step)
             reason = processes.agree(self._damage(step) if processes.is_first() else "")
             if not reason:
                 arguments = ocp.args.Composite(
@@ -84,11 +87,16 @@ class Checkpoints:
                 try:
                     restored = self._manager.restore(step, args=arguments)
                 except _DAMAGE as error:
-                    reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                    text = " ".join(str(error).split())[:200]
+                    reason = f"{type(error).__name__}: {text}"
                 reason = processes.agree(reason)
                 if restored is not None and not reason:
                     return step, restored["state"], restored["progress"]
-            path = self._directory / str(step)
+                if processes.agree("whole" * (processes.is_first() and self._expected(step) != {})):
+                    raise UserError(
+                        f"--workdir: {path} is whole, but cannot be restored here ({reason}); "
+                        "allowed: the code and the packages that wrote it, or another --workdir"
+                    )
             log.warning("checkpoint %s is damaged (%s); going on from the one before", path, reason)
             if processes.is_first():
                 _set_aside(path)
@@ -121,17 +129,21 @@ class Checkpoints:
 
     def _damage(self, step: int) -> str:
         """What is wrong with the files of a checkpoint; empty if nothing is."""
-        path = self._directory / str(step)
-        seal = _digest_path(path)
-        if not seal.exists():  # killed between orbax's rename and the seal: orbax's word stands
-            return ""
-        try:
-            expected = json.loads(seal.read_text())
-        except json.JSONDecodeError:
-            return ""
-        actual = _digest(path)
+        expected = self._expected(step)
+        actual = _digest(self._directory / str(step)) if expected else {}
         changed = sorted(n for n in expected if actual.get(n) != expected[n])
         return f"{changed[0]} is missing or not what was written" if changed else ""
+
+    def _expected(self, step: int) -> dict[str, str]:
+        """The digest of a checkpoint; empty if it has none, so that orbax's word stands.
+
+        It was killed between orbax's rename and the seal, or while it wrote that.
+        """
+        seal = _digest_path(self._directory / str(step))
+        try:
+            return json.loads(seal.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
 
 
 def _set_aside(path: Path) -> None:

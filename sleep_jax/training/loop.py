@@ -305,7 +305,7 @@ class _Run:
 
     def _flops(self, step: int) -> int:
         """Operations of the first `step` steps."""
-        return int(self.flops[step - 1]) if step else 0
+        return self.flops[step - 1] if step else 0
 
     def _temporary_bytes(self) -> int | None:
         """Peak of a step's temporary memory as the compiler planned it, at the largest N compiled.
@@ -391,5 +391,5 @@ def evaluation_steps(steps: int, evaluations: int, by_factors: bool = False) -> 
       by_factors: equal factors apart, from a hundredth of the run on, instead of evenly spaced.
     """
     if by_factors:
-        return {math.ceil(steps * share) for share in np.geomspace(0.01, 1, evaluations)}
+        return {steps, *(math.ceil(steps * x) for x in np.geomspace(0.01, 1, evaluations))}
     return {math.ceil(steps * (i + 1) / evaluations) for i in range(evaluations)}

@@ -80,8 +80,9 @@ def predict(model: ModelConfig, loop: SleepConfig, params: Any, batch: Batch) ->
     if loop.cache == "keep":
         rows, windows, length = tokens.shape
         whole = jnp.concatenate([context.reshape(rows, -1), tokens.reshape(rows, -1)], axis=1)
-        logits, _ = sleep.wake(bound, whole[:, None], state)
-        return logits[:, 0, -windows * length :].reshape(rows, windows, length, -1)
+        h, _ = bound.blocks(bound.embed(whole), state)
+        logits = bound.unembed(h[:, -windows * length :])  # of the answers alone
+        return logits.reshape(rows, windows, length, -1)
     state = sleep.read(bound, context, state, loop)
     logits, _ = sleep.wake(bound, tokens, state)
     return logits
@@ -208,7 +209,7 @@ def make_train_step(
         if program.trained != program.optimizer.trained:
             updates = without_frozen_updates(updates, program.trained)
         params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
-        metrics = {**means(sums), "gradient_norm": optax.global_norm(gradient)}
+        metrics = {**means(sums), "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(

@@ -1,0 +1,26 @@
+"""In what the model of a source differs from that of most presets, in words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.report.sources import Source
+
+D_MODEL = 64
+_STATES = 2, 32, 32  # of a block: heads, keys, values
+
+
+def departures(source: Source, row: Mapping[str, Any]) -> list[str]:
+    """`["d = 16", "MLPs of 8", "1 state of 8 x 8"]` of a run of the source."""
+    config = {**source.results.get("config", {}), **row.get("config", {})}
+    d_model = row.get("d_model", D_MODEL)
+    hidden = config.get("model.mlp_hidden", 2 * d_model)
+    fields = ("value_heads", "key_dim", "value_dim")
+    names = [f"model.gated_delta_net.{field}" for field in fields]
+    states = tuple(config.get(name, usual) for name, usual in zip(names, _STATES, strict=True))
+    heads, keys, values = states
+    found = {
+        f"d = {d_model}": d_model != D_MODEL,
+        f"MLPs of {hidden}": hidden != 2 * d_model,
+        f"{heads} state{'s' * (heads > 1)} of {keys} x {values}": states != _STATES,
+    }
+    return [words for words, differs in found.items() if differs]
