@@ -81,7 +81,8 @@ class Tiles(NamedTuple):
         """A float32 matrix from global memory: four threads read 32 bytes of a row."""
         if self.plain:
             return ref[...]
-        return plgpu.load(ref, (), layout=plgpu.Layout.WGMMA, optimized=False)
+        index = ((),) if jax.__version_info__ < (0, 11) else ()  # gone in 0.12
+        return plgpu.load(ref, *index, layout=plgpu.Layout.WGMMA, optimized=False)
 
     def clear(self, ref: Ref) -> None:
         ref[...] = self.cast(jnp.zeros(ref.shape, ref.dtype), plgpu.Layout.WGMMA)

@@ -21,7 +21,7 @@ def resolve(precision: lax.PrecisionLike, dtype: jnp.dtype) -> lax.Precision:
     """The given precision, or by the tokens' dtype `HIGHEST` (float32) or `HIGH` (bfloat16).
 
     Three passes for bfloat16: one leaves 4e-3 in the state where keys are correlated. Decays,
-    inverse and carried state are float32 whatever this is.
+    inverse and carried state are float32 whatever this is; products that make them are not.
     """
     if precision is not None:
         return lax.Precision(precision)

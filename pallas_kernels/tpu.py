@@ -26,10 +26,12 @@ from pallas_kernels import chunk_math, tile_products
 from pallas_kernels.chunk_math import Inputs, Products
 
 LONGEST_SINGLE_CHUNK = 96
+LONGEST_CHUNK = 128
 CHUNK = 64
 # Of VMEM, for one grid cell; the smallest supported chip has 64 MiB of it.
 VMEM_LIMIT_BYTES = 48 * 2**20
 _BLOCK_BYTES = 10 * 2**20
+_MOST_BYTES = 40 * 2**20  # of heads that cannot be parted; by `_bytes`, which is not exact
 # (Sequence, head) pairs in a grid cell, where the block may be split: the compiler unrolls them.
 _LARGEST_BLOCK = 16
 
@@ -43,6 +45,12 @@ def refuses(q: jax.Array, k: jax.Array, v: jax.Array, chunk_size: int | None) ->
         return f"does not take Dk = {key_dim}, Dv = {value_dim}, only multiples of 32 up to 256"
     if chunk_size is not None and chunk_size < q.shape[1] and chunk_size % 16:
         return f"does not take chunk_size = {chunk_size}, only a multiple of 16 or T and above"
+    if chunk_size is not None and min(chunk_size, q.shape[1]) > LONGEST_CHUNK:
+        return f"does not take chunk_size = {chunk_size}, only {LONGEST_CHUNK} at most"
+    plan = _plan(q, v, chunk_size, None)
+    one = _bytes(plan.groups, key_dim, value_dim, plan.chunk)
+    if plan.heads * one > _MOST_BYTES:
+        return f"does not take {plan.value_heads} heads of {key_dim} x {value_dim} that go together"
     return ""
 
 
@@ -80,8 +88,7 @@ def _plan(
     groups, value_dim = v.shape[2] // key_heads, v.shape[3]
     chunk = chunk_size or (length if length <= LONGEST_SINGLE_CHUNK else CHUNK)
     chunk = min(chunk, length)
-    # Counted for the backward, in float32: states, tokens, and what lies between tokens.
-    one = 4 * groups * (8 * key_dim * value_dim + 24 * chunk * max(key_dim, value_dim, chunk))
+    one = _bytes(groups, key_dim, value_dim, chunk)
     room = max(1, min(_BLOCK_BYTES // one, _LARGEST_BLOCK // groups))
     heads = _block_of_heads(key_heads, groups, key_dim, value_dim, room)
     rows = max(d for d in range(1, batch + 1) if batch % d == 0 and d * heads <= max(room, heads))
@@ -89,6 +96,11 @@ def _plan(
     return _Plan(
         batch, length, key_heads, groups, key_dim, value_dim, chunk, rows, heads, precision
     )
+
+
+def _bytes(groups: int, key_dim: int, value_dim: int, chunk: int) -> int:
+    """Of a key head in the backward, in float32: states, tokens, and what lies between tokens."""
+    return 4 * groups * (8 * key_dim * value_dim + 24 * chunk * max(key_dim, value_dim, chunk))
 
 
 def _block_of_heads(key_heads: int, groups: int, key_dim: int, value_dim: int, room: int) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from pallas_kernels import gated_delta_rule
 from pallas_kernels.xla import gated_delta_rule_xla
-from tests.rule import KEYS, Case, check, check_chained, oracle
+from tests.rule import KEYS, Case, check, check_chained, oracle, relative
 
 LENGTHS = (1, 7, 24, 63, 64, 65, 75, 130)
 FORMS: dict[str, dict[str, Any]] = {
@@ -205,11 +205,50 @@ def test_no_kernel_is_chosen_for_what_none_takes():
     assert not any("pallas_call" in traced(**form) for form in FORMS.values())
 
 
+@pytest.mark.parametrize("implementation", ["xla", None])
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("length", [24, 75])
+def test_what_is_forgotten_leaves_the_rest_exact(implementation, channels, length):
+    """A token after -1e9 or -inf, as a mask that parts documents has it, against the oracle."""
+    case = Case(length, "correlated", channels=channels, Dv=32)
+    (q, k, v, log_decay, *rest), (d_output, d_state) = (
+        [jnp.asarray(x, jnp.float32) for x in arrays] for arrays in case.draw()
+    )
+    for least in (-1e9, -jnp.inf):
+        arrays = (q, k, v, log_decay.at[:, 9].set(least), *rest)
+        found = {}
+        for name in ("oracle", implementation):
+            run = jax.jit(functools.partial(gated_delta_rule, implementation=name))
+            (output, state), pullback = jax.vjp(run, *arrays)
+            found[name] = [output, state, *pullback((d_output, d_state))]
+        for ours, theirs in zip(found[implementation], found["oracle"], strict=True):
+            assert relative(ours, theirs) < 3e-5
+        no_past = jnp.zeros_like(rest[-1])
+        emptied = gated_delta_rule(*(x[:, 9:] for x in arrays[:5]), no_past)
+        assert relative(found[implementation][1], emptied[1]) < 3e-5
+
+
+def test_what_no_kernel_takes_goes_to_xla():
+    case = Case(5, Dv=32)
+    q, k, v, *gates = (jnp.asarray(x, jnp.float32) for x in case.draw()[0])
+    with jax.enable_x64(True):
+        wide = [x.astype(jnp.float64) for x in gates]
+        output, state = jax.jit(gated_delta_rule)(q, k, v, *wide)
+        assert output.dtype == jnp.float32 and state.dtype == jnp.float64
+        with pytest.raises(ValueError, match="'tpu' does not take gates or a state of float64"):
+            gated_delta_rule(q, k, v, *wide, implementation="tpu")
+    split = jax.jit(functools.partial(gated_delta_rule, precision=("high", "highest")))
+    assert split(q, k, v, *gates)[0].shape == v.shape
+    with pytest.raises(ValueError, match="does not take precision='X3'; implementation='xla' does"):
+        gated_delta_rule(q, k, v, *gates, implementation="tpu", precision="X3")
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
         (dict(implementation="cuda"), "implementation='cuda' is unknown; allowed: oracle, rec"),
         (dict(chunk_size=0), "chunk_size=0"),
+        (dict(chunk_size=4.0), "chunk_size=4.0 must be a whole number"),
         (dict(rule="oja"), "rule='oja' is unknown; allowed: delta, hebbian"),
         (
             dict(rule="hebbian", implementation="tpu"),
@@ -238,6 +277,11 @@ def test_bad_options_are_named(change, message):
 
 def test_bad_shapes_are_named():
     q, k, v, log_decay, beta, state = map(jnp.asarray, Case(7).draw()[0])
+    with pytest.raises(ValueError, match=r"q has shape \(.*\), expected four axes"):
+        gated_delta_rule(q[0], k, v, log_decay, beta, state)
+    empty = (x[:0] for x in (q, k, v, log_decay, beta, state))
+    with pytest.raises(ValueError, match="B = 0 and T = 7 must be at least 1"):
+        gated_delta_rule(*empty)
     with pytest.raises(ValueError, match="initial_state has shape"):
         gated_delta_rule(q, k, v, log_decay, beta, state[:, :1])
     channels = jnp.repeat(log_decay[..., None], 3, axis=-1)

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,21 +67,32 @@ def test_chained_passes_equal_one_scan():
     check_chained(interpreted, "float32", 3e-6)
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two imitated cores want two")
 @pytest.mark.parametrize("length, chunk_size", [(24, None), (40, 16)])
 def test_no_races_and_nothing_uninitialised(length, chunk_size):
-    """The TPU's memories imitated: scratch and what lies beyond an array are NaN."""
-    params = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
-    case = small(length)
-    plain = functools.partial(interpreted, chunk_size=chunk_size)
+    """The TPU's memories imitated: scratch and what lies beyond an array are NaN.
+
+    Two cores, and rows for a grid of two cells, so that they race if both write one block.
+    """
+    from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+
+    params = pltpu.InterpretParams(
+        detect_races=True, uninitialized_memory="nan", num_cores_or_threads=2
+    )
+    case = small(length, B=18)
     imitated = functools.partial(gated_delta_rule_tpu, interpret=params, chunk_size=chunk_size)
+    plain = functools.partial(interpreted, chunk_size=chunk_size)
+    inputs, _ = case.draw()
+    inputs = [jnp.asarray(x, jnp.float32) for x in inputs]
+    assert tpu._plan(inputs[0], inputs[2], chunk_size, None).grid[0] == 2
+    jax.block_until_ready(imitated(*inputs))  # races are those of the last call
+    assert not interpret_pallas_call.races.races_found  # type: ignore[union-attr]
     for a, b in zip(
         jax.tree.leaves(evaluate(imitated, case, "float32", "float32")),
         jax.tree.leaves(evaluate(plain, case, "float32", "float32")),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    from jax._src.pallas.mosaic.interpret import interpret_pallas_call
-
     assert not interpret_pallas_call.races.races_found  # type: ignore[union-attr]
 
 
@@ -90,6 +102,8 @@ def test_no_races_and_nothing_uninitialised(length, chunk_size):
         ((1, 8, 1, 48), "float32", None, "Dk = 48, Dv = 48, only multiples of 32 up to 256"),
         ((1, 8, 1, 32), "float16", None, "does not take q, k, v of float16"),
         ((1, 80, 1, 32), "float32", 24, "does not take chunk_size = 24, only a multiple of 16"),
+        ((1, 512, 1, 32), "float32", 512, "does not take chunk_size = 512, only 128 at most"),
+        ((1, 128, 12, 256), "float32", None, "12 heads of 256 x 256 that go together"),
     ],
 )
 def test_what_it_does_not_take(shape, dtype, chunk_size, message):
