@@ -224,7 +224,8 @@ def test_what_is_forgotten_leaves_the_rest_exact(implementation, channels, lengt
         for ours, theirs in zip(found[implementation], found["oracle"], strict=True):
             assert relative(ours, theirs) < 3e-5
         no_past = jnp.zeros_like(rest[-1])
-        emptied = gated_delta_rule(*(x[:, 9:] for x in arrays[:5]), no_past)
+        q9, k9, v9, log_decay9, beta9 = (x[:, 9:] for x in arrays[:5])
+        emptied = gated_delta_rule(q9, k9, v9, log_decay9, beta9, no_past)
         assert relative(found[implementation][1], emptied[1]) < 3e-5
 
 

@@ -36,6 +36,9 @@ def section(text: str, title: str) -> str:
     return found
 
 
+FOUND = flat(section(RESULTS, "What was found"))
+
+
 def committed(name: str) -> sources.Source:
     return sources.load(COMMITTED / name / "results.json", sources.COMMITTED, name)
 
@@ -65,7 +68,7 @@ def test_cellular_automata():
             for line in hybrids
             if line["t"] == t
         )
-        assert f"By seed, t = {t}: {said}." in flat(README)
+        assert f"By seed, t = {t}: {said}." in flat(section(RESULTS, "The main job by seed"))
 
 
 def test_which_n_makes_most_of_a_budget():
@@ -189,8 +192,8 @@ def test_sliding_window():
     said = "N = 1 has {} on the same tokens where hard eviction has {}, apart, and {} with the"
     assert said.format(*(short(x) for x in (both[one], marked[one], both[matched]))) in text
     said = "N = 4 has {} where hard eviction has {}. With a token before every string it has {},"
-    assert said.format(*(short(x[four]) for x in (slide, evict, both))) in flat(README)
-    assert f"with the FLOPs of N = 4, {short(both[matched])} (" in flat(README)
+    assert said.format(*(short(x[four]) for x in (slide, evict, both))) in FOUND
+    assert f"with the FLOPs of N = 4, {short(both[matched])} (" in FOUND
     assert len(by_string) == 4
     for first, seeds, *shown in by_string[2:]:
         (group,) = (group for group in linked(first).summary if group["passes"] == 4)
@@ -238,7 +241,8 @@ def test_narrow():
 
 def test_links_lead_somewhere():
     kernels = (ROOT / "pallas_kernels" / name for name in ("README.md", "NOTES.md"))
-    pages = (ROOT / "README.md", ROOT / "BUILD_NOTES.md", *kernels)
+    ours = (ROOT / name for name in ("README.md", "BUILD_NOTES.md", "experiments/README.md"))
+    pages = (*ours, *kernels)
     for page in (*pages, *(COMMITTED / name for name in (*PAGES, *NOTES))):
         for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
             if "://" in link:

@@ -8,7 +8,7 @@ import pytest
 from experiments.report import depth_cost, needed, needs, sources
 from sleep_jax.tasks.rule110 import Rule110Config, split_of
 from sleep_jax.tasks.task import SPLITS
-from tests.test_readme import COMMITTED, README, RESULTS, committed, flat, section, tables
+from tests.test_readme import COMMITTED, FOUND, README, RESULTS, committed, flat, section, tables
 
 MARKED = [f"cost_of_depth/{name}" for name in ("marked", "marked_t3", "marked_t4")]
 
@@ -22,8 +22,8 @@ WIDTHS = [
 def test_what_each_n_needs_in_short():
     (shown,) = tables(section(README, "What we have found so far"))
     first, _ = needs.parted(needs.lines(sources.committed(COMMITTED)))
-    assert shown[0] == needs.header(first) and shown[2:] == needs.cells(first)
-    text = flat(README)
+    assert shown[0] == needs.header(first) and len(shown) == 10
+    assert all(line in needs.cells(first) for line in shown[2:])
     names = ("cpu", "cpu", "deep", "deep_2.5e-3")
     sets = [depth_cost.compared(committed(f"cost_of_depth/{name}").summary) for name in names]
     pairs = [sets[0][0][:2], sets[1][1][:2], sets[2][0][:2], sets[3][0]]
@@ -31,10 +31,21 @@ def test_what_each_n_needs_in_short():
     factors = [f"{needed.ratio(one, two)['mean']:.1f}" for one, two in pairs]
     assert (
         "two passes take {}, {}, {} and {} times fewer FLOPs at t = 1, 2, 3, 4".format(*factors)
-        in text
+        in FOUND
     )
     last = (needed.quote(group, needed.trillions) for group in pairs[3])
-    assert "then N = 1 takes {} and N = 2 {}.".format(*last) in text
+    assert "then N = 1 takes {} and N = 2 {}.".format(*last) in FOUND
+    assert "{} to {} times fewer FLOPs at t = 2 to 4".format(factors[2], factors[3]) in flat(README)
+    two_blocks, four_blocks = committed("cost_of_depth/passes_or_blocks").summary
+    ratio = needed.ratio(four_blocks, two_blocks)
+    times = "{:.2f} [{:.2f}, {:.2f}]".format(ratio["mean"], *ratio["ci95"] or ())
+    for text in (FOUND, flat(RESULTS)):
+        assert f"{times} times" in text
+    one, two = committed("cost_of_depth/narrow_mlp_w16_t5").summary
+    assert f"(W = 16, three seeds: {quoted(two)} and {quoted(one)})" in FOUND
+    text = flat(section(RESULTS, "How wide the MLPs are"))
+    assert f"N = 1 {quoted(one)}, by seed {by_seed(one)}, N = 2 {quoted(two)}, by seed" in text
+    assert not needed.less(one, two) and not needed.less(two, one)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +123,7 @@ def test_what_was_seen_and_what_was_not():
     assert f"has .95 of what it sees right after {flops:.1f}e12, and then {unseen} of what" in text
     assert f"their .95 at {by_heart[2, 11][1]} and {by_heart[2, 12][1]}, and" in text
     told = "answers {:.2f} of the sequences it trained on and {:.2f} of others".format(*scores[1])
-    assert told in flat(README)
+    assert told in FOUND
 
 
 def test_wider_strings_are_seen_less_often():
@@ -137,7 +148,7 @@ def test_wider_strings_are_seen_less_often():
         for name in ("w16", "w16_t3")
     ]
     two, three = (f"{float(one):.1f}" for one in times)
-    assert f"at W = 16 {two} times at t = 2 and {three} times at t = 3" in flat(README)
+    assert f"at W = 16 {two} times at t = 2 and {three} times at t = 3" in FOUND
     assert f"The factor is what it was, {two} and {three} where" in text
     scouts = (committed(f"cost_of_depth/w16_t3_scout_{r}").summary[0] for r in ("5e-3", "2.5e-3"))
     assert all(needed.quote(group).strip("> ") in text for group in scouts)
@@ -160,7 +171,7 @@ def test_with_a_mark_a_second_pass_is_not_shown_to_pay():
     for one, two in pairs:
         assert (one["passes"], two["passes"]) == (1, 2)
         assert not needed.less(two, one) and not needed.less(one, two)
-        assert f"{quoted(one)} and {quoted(two)} at t = {one['depth']}" in flat(README)
+        assert f"{quoted(one)} and {quoted(two)} at t = {one['depth']}" in FOUND
     unmarked = {
         (group["depth"], group["passes"]): group
         for name in ("cpu", "deep")
@@ -173,7 +184,7 @@ def test_with_a_mark_a_second_pass_is_not_shown_to_pay():
         assert not needed.less(marked, before) and not needed.less(before, marked)
         assert needed.trillions(before["needed_flops"]["mean"]) in text
     without = quoted(unmarked[4, 1])
-    assert f"took {without} at t = 4 without it at the same rate" in flat(README)
+    assert f"took {without} at t = 4 without it at the same rate" in FOUND
     factors = (f"{needed.ratio(one, two)['mean']:.1f}" for one, two in pairs)
     assert "is {}, {} and {}.".format(*factors) in text
 
@@ -210,11 +221,9 @@ def test_which_width_suits_which_n():
     )
     said = words.format(*(quoted(pair[n]) for pair in (few, enough) for n in (1, 0)))
     times = needed.ratio(*enough)["mean"]
-    assert f"{said} {times:.2f} [{factor[0]:.2f}, {factor[1]:.2f}] times, not apart." in flat(
-        README
-    )
+    assert f"{said} {times:.2f} [{factor[0]:.2f}, {factor[1]:.2f}] times, not apart." in FOUND
     bare = found[False, 32]
-    assert f"no token it is {quoted(bare[1])} and {quoted(bare[0])}, not apart." in flat(README)
+    assert f"no token it is {quoted(bare[1])} and {quoted(bare[0])}, not apart." in FOUND
 
 
 def test_whether_a_mark_is_something_to_attend_to():
@@ -242,7 +251,7 @@ def test_what_a_pass_hands_on():
     )
     assert [group["seeds"] for group in (features, fast)] == [every["seeds"]] * 2
     results = flat(section(RESULTS, "What does a pass hand on?"))
-    for text in (results, flat(README)):
+    for text in (results, FOUND):
         for group in (every, features, fast):
             assert quoted(group) in text
     assert not needed.less(features, every) and not needed.less(every, features)
@@ -290,7 +299,7 @@ def test_what_a_pass_hands_on_with_four_blocks_and_on_depo():
     ((one, fast),) = dearer
     assert f"more than one pass, apart ({quoted(fast)} and {quoted(one)})" in text
     said = "features alone are not apart from all of sleep either, nor are fast weights"
-    assert said in flat(README)
+    assert said in FOUND
 
 
 def quoted(group):
@@ -355,10 +364,10 @@ def test_gradient_steps_on_eight_nodes():
     ratio = needed.ratio(two, steps)
     times = "{:.1f} times less [{:.1f}, {:.1f}]".format(ratio["mean"], *ratio["ci95"] or ())
     fewest = needed.quote(steps, needed.trillions)
-    texts = [flat(text) for text in (README, section(RESULTS, "Eight nodes"))]
+    texts = [FOUND, flat(section(RESULTS, "Eight nodes"))]
     assert all(times in text for text in texts)
     assert "of eight nodes they take " + fewest.replace(" ", "e12 ", 1) in texts[0].lower()
-    assert not any(one["reached"]) and "one pass does not get there with 1.0e13" in flat(README)
+    assert not any(one["reached"]) and "one pass does not get there with 1.0e13" in FOUND
     easier = [needed.quote(group["easier"][0]) for group in (two, steps)]
     assert needed.less(two["easier"][0], steps["easier"][0])
     assert f"two passes {easier[0]}, two steps {easier[1]}, apart" in texts[1]
@@ -387,9 +396,7 @@ def test_gradient_steps_beside_passes():
     in_trillions = [needed.quote(steps[n], needed.trillions) for n in (2, 1, 4)]
     assert in_trillions[0] == "0.98 [0.74, 1.21]"
     assert [text.split()[0] for text in in_trillions[1:]] == ["2.85", "2.85"]
-    readme, results = (
-        flat(text) for text in (README, section(RESULTS, "Gradient steps instead of passes"))
-    )
+    readme, results = FOUND, flat(section(RESULTS, "Gradient steps instead of passes"))
     assert "0.98e12 FLOPs [0.74, 1.21], 5.3 times less than one pass [2.9, 9.5]" in readme
     assert "5.5 times less than four [4.0, 7.7]" in readme
     assert (

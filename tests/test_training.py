@@ -277,7 +277,7 @@ def test_a_whole_checkpoint_that_does_not_fit_is_not_set_aside(tmp_path):
     for step in (1, 2):
         saved.save(step, {"x": jnp.ones(9)}, {})
     saved.close()
-    with pytest.raises(UserError, match=f"--workdir: {tmp_path / '2'} is whole, but cannot be restored"):
+    with pytest.raises(UserError, match=f"{tmp_path / '2'} is whole, but cannot be restored here"):
         checkpoints().restore(jax.eval_shape(lambda: {"y": jnp.ones(9)}))
     found = checkpoints().restore(jax.eval_shape(lambda: {"x": jnp.ones(9)}))
     assert found is not None and found[0] == 2
