@@ -35,7 +35,7 @@ def test_what_each_n_needs_in_short():
     )
     last = (needed.quote(group, needed.trillions) for group in pairs[3])
     assert "then N = 1 takes {} and N = 2 {}.".format(*last) in FOUND
-    assert "{} to {} times fewer FLOPs at t = 2 to 4".format(factors[2], factors[3]) in flat(README)
+    assert f"{factors[2]} to {factors[3]} times fewer FLOPs at t = 2 to 4" in flat(README)
     two_blocks, four_blocks = committed("cost_of_depth/passes_or_blocks").summary
     ratio = needed.ratio(four_blocks, two_blocks)
     times = "{:.2f} [{:.2f}, {:.2f}]".format(ratio["mean"], *ratio["ci95"] or ())
