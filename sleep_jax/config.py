@@ -234,7 +234,7 @@ class RunConfig:
         vocabulary = self.model.vocab_size
         needed = self.task.vocab_size
         require(vocabulary >= needed, "model.vocab_size", vocabulary, f">= {needed} for this task")
-        allowed = f"one batch of sequences, or up to {MOST_STEPS}"
+        allowed = f"one batch of sequences, {self.tokens_per_step} tokens, to {MOST_STEPS} of them"
         possible = 1 <= self.steps <= MOST_STEPS
         require(possible, "train.tokens", self.train.tokens, allowed)
 

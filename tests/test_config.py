@@ -65,6 +65,7 @@ def test_an_impossible_override_says_what_is_possible(assignment, message):
         ("model.attention.head_dim=7", "even"),
         ("train.tokens=1", "one batch of sequences"),
         ("train.tokens=1e15", "train.tokens=1000000000000000 is not possible; allowed: one batch"),
+        ("train.tokens=1e15", " tokens, to 10000000 of them"),
         ("sleep.passes=100000000000", "allowed: N >= 1, up to 1000"),
         ("curriculum.passes=1,2000", "curriculum.passes=(1, 2000) is not possible"),
         ("optimizer.muon_learning_rate=inf", "optimizer.muon_learning_rate=inf is not possible"),
