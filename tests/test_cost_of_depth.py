@@ -317,6 +317,16 @@ def test_a_sweep_that_has_hardly_begun_has_its_table_and_figure(rows, tmp_path):
         assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_intervals_are_drawn_whole(monkeypatch, tmp_path):
+    kept: list[Figure] = []
+    monkeypatch.setattr(depth_cost_figure, "save", lambda figure, path: kept.append(figure))
+    summary = summarise(took([20, 50, 90]))
+    depth_cost_figure.draw(depth_cost.RULE_110, {"summary": summary}, tmp_path / "figure.png")
+    ends = summary[0]["needed_flops"]["ci95"]
+    low, high = kept[0].axes[0].get_ylim()
+    assert ends and low < ends[0] < 20e9 and 90e9 < ends[1] < high
+
+
 def test_a_seed_that_is_there_twice_or_has_another_budget_is_an_error():
     first, second = took([1, 2])
     with pytest.raises(ReportError, match="one setting and seed"):

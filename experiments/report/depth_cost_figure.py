@@ -12,6 +12,8 @@ from experiments.report.style import MARKERS, STYLE, colours, save
 
 _WIDTH = 7.0  # inches, both columns
 
+_BEYOND = 4.0  # times the points, that an axis goes on for the ends of intervals
+
 
 def draw(task: Task, results: dict[str, Any], path: Path) -> None:
     """FLOPs and tokens to the target over depth, a colour an N, every seed and the mean."""
@@ -34,7 +36,11 @@ def _panel(axis: Axes, summary: Sequence[DepthCost], key: str) -> None:
         axis.set_xticks(depths, [str(depth) for depth in depths])
         counts = [count for group in summary for count in group[key]]
         axis.set_xlim(depths[0] - 0.5, depths[-1] + 0.5)
-        axis.set_ylim(min(counts) / 1.3, max(counts) * 1.3)
+        ends = [x for group in summary for x in group[f"needed_{key}"]["ci95"] or ()]
+        # Whole intervals, unless those of two seeds would leave no room for the points.
+        low = max(min(counts + ends), min(counts) / _BEYOND)
+        high = min(max(counts + ends), max(counts) * _BEYOND)
+        axis.set_ylim(low / 1.3, high * 1.3)
     colour = colours(group["passes"] for group in summary)
     series = sorted({(g["match"] not in ON_TOKENS, g["passes"], name(g)) for g in summary})
     for place, (deeper, passes, label) in enumerate(series):
