@@ -42,8 +42,10 @@ def start(task, directory, number, sizes=(2, 2, 2)):
 
 
 def finish(processes, seconds=300):
-    """Exit codes, and what was written, of all of them."""
+    """Exit codes, and what was written, of all of them, which a failed test shows whole."""
     ended = [process.finish(seconds) for process in processes]
+    for one in ended:
+        print(one.returncode, one.stdout, one.stderr, sep="\n")
     return [one.returncode for one in ended], [(one.stdout, one.stderr) for one in ended]
 
 
