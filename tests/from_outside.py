@@ -5,6 +5,7 @@ has imported no module that defines flags, as those differ by binary, and has no
 that a fork's XLA_FLAGS count.
 """
 
+import atexit
 import fcntl
 import multiprocessing
 import os
@@ -88,4 +89,7 @@ def _run(command: list[str], environment: Mapping[str, str], paths: list[Path]) 
         if name.startswith("JAX_"):  # those JAX has read when it was imported
             jax.config.update(name.lower(), value)
     sys.argv = command
-    runpy.run_module(command[0], run_name="__main__")
+    try:
+        runpy.run_module(command[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # a fork ends without: of two processes one would not wait
