@@ -39,12 +39,13 @@ def test_what_each_n_needs_in_short():
     two_blocks, four_blocks = committed("cost_of_depth/passes_or_blocks").summary
     ratio = needed.ratio(four_blocks, two_blocks)
     times = "{:.2f} [{:.2f}, {:.2f}]".format(ratio["mean"], *ratio["ci95"] or ())
-    for text in (FOUND, flat(RESULTS)):
+    for text in (FOUND, flat(section(RESULTS, "What does each N need to learn a depth?"))):
         assert f"{times} times" in text
     one, two = committed("cost_of_depth/narrow_mlp_w16_t5").summary
     assert f"(W = 16, three seeds: {quoted(two)} and {quoted(one)})" in FOUND
     text = flat(section(RESULTS, "How wide the MLPs are"))
-    assert f"N = 1 {quoted(one)}, by seed {by_seed(one)}, N = 2 {quoted(two)}, by seed" in text
+    said = (f"N = {n} {quoted(g)}, by seed {by_seed(g)}" for n, g in ((1, one), (2, two)))
+    assert ", ".join(said) in text
     assert not needed.less(one, two) and not needed.less(two, one)
 
 

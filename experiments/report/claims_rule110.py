@@ -1,12 +1,12 @@
 """Claims about Rule 110: the paper's Fig. 2, and what the same training FLOPs buy instead."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from experiments.report import published
 from experiments.report.groups import (
     SPENT_ON,
     Group,
-    Headline,
+    all_depths,
     equal_compute,
     equal_tokens,
     headline,
@@ -99,7 +99,8 @@ def collapse_with_depth(source: Source) -> Finding:
     at = headline(source.summary)
     if at is None:
         return not_run(_NO_HYBRID)
-    ones = sorted(_ones_by_depth(source.summary, at), key=lambda group: group["rollout_steps"])
+    ones = [group for group in all_depths(source.summary, at) if group["passes"] == 1]
+    ones.sort(key=lambda group: group["rollout_steps"])
     if len(ones) < 2:
         have = ", ".join(f"t = {group['rollout_steps']}" for group in ones) or "no t"
         return not_run(f"N = 1 at a second t ({have} has finished)")
@@ -110,16 +111,6 @@ def collapse_with_depth(source: Source) -> Finding:
     )
     scale = _scale(source, deep, shallow)
     return above(first, second, holds, Verdict.NOT_REPRODUCED, scale)
-
-
-def _ones_by_depth(summary: Sequence[Group], at: Headline) -> list[Group]:
-    return [
-        group
-        for group in summary
-        if group["model"] == "hybrid" and group["match"] == "tokens" and group["passes"] == 1
-        if (group["update_rule"], group["width"], group["regime"], group["train_tokens"])
-        == (at.update_rule, at.width, at.regime, at.train_tokens)
-    ]
 
 
 def evicted_at_chance(source: Source) -> Finding:

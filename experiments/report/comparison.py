@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from experiments.report import depths, published
 from experiments.report.groups import (
     Group,
+    all_depths,
     equal_compute,
     equal_tokens,
     headline,
@@ -139,15 +140,7 @@ def _fig_2b(sources: Sequence[Source]) -> Comparison:
     columns = []
     for source in sources:
         at = headline(source.summary)
-        groups: list[Group] = [
-            group
-            for group in source.summary
-            if at is not None
-            and group["model"] == "hybrid"
-            and group["match"] == "tokens"
-            and (group["update_rule"], group["width"], group["regime"], group["train_tokens"])
-            == (at.update_rule, at.width, at.regime, at.train_tokens)
-        ]
+        groups = [] if at is None else all_depths(source.summary, at)
         ends = [g for g in groups if g["passes"] in (1, max(g["passes"] for g in groups))]
         values = {
             (g["passes"], g["rollout_steps"]): f"{quote(g['exact_accuracy'])}, floor "

@@ -75,21 +75,20 @@ def _group(rows: list[Row]) -> DepthGroup:
 
 def headline(summary: Sequence[DepthGroup]) -> list[DepthGroup]:
     """The hybrids of the setting with most seeds: equal tokens by N, then equal compute."""
-    found: dict[tuple[str, ...], dict[int, list[DepthGroup]]] = {}
+    found: dict[tuple[tuple[str, ...], int], list[DepthGroup]] = {}
     for group in summary:
         if group["model"] == "hybrid" and group["match"] == "tokens":
-            budgets = found.setdefault(_setting(group), {})
-            budgets.setdefault(group["train_tokens"], []).append(group)
+            found.setdefault((_setting(group), group["train_tokens"]), []).append(group)
     if not found:
         return []
 
     def rank(at: tuple[tuple[str, ...], int]) -> tuple[int, int, int]:
-        groups = found[at[0]][at[1]]
-        return len({seed for group in groups for seed in group["seeds"]}), len(groups), at[1]
+        seeds = {seed for group in found[at] for seed in group["seeds"]}
+        return len(seeds), len(found[at]), at[1]
 
-    setting, tokens = max(((at, n) for at in found for n in found[at]), key=rank)
-    chosen = found[setting][tokens]
-    matched = [g for g in summary if g["match"] in SPENT_ON and _setting(g) == setting]
+    best = max(found, key=rank)
+    chosen = found[best]
+    matched = [g for g in summary if g["match"] in SPENT_ON and _setting(g) == best[0]]
     by_way = list(SPENT_ON)
     return sorted(chosen, key=lambda g: g["passes"]) + sorted(
         matched, key=lambda g: (g["passes"], by_way.index(g["match"]))

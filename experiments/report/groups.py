@@ -76,12 +76,17 @@ def headline(summary: Sequence[Group]) -> Headline | None:
 
 def equal_tokens(summary: Sequence[Group], at: Headline) -> list[Group]:
     """The hybrids trained on the headline's tokens, by ascending N."""
-    found = [
+    return sorted(settings(summary).get(at, []), key=lambda group: group["passes"])
+
+
+def all_depths(summary: Sequence[Group], at: Headline) -> list[Group]:
+    """The hybrids trained on equal tokens that share all but the depth with the headline."""
+    return [
         group
-        for group in summary
-        if group["model"] == "hybrid" and group["match"] == "tokens" and _setting(group) == at
+        for setting, groups in settings(summary).items()
+        if setting._replace(rollout_steps=at.rollout_steps) == at
+        for group in groups
     ]
-    return sorted(found, key=lambda group: group["passes"])
 
 
 def equal_compute(summary: Sequence[Group], at: Headline) -> list[Group]:

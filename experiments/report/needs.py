@@ -97,7 +97,7 @@ def _of(source: Source) -> list[Line]:
     for groups in compared(source.summary):
         words = TASKS[source.experiment], groups[0]["size"]
         other = name(groups[0]).partition(", ")[2]  # rule or regime
-        size = departures(source, _row(source, groups[0]))
+        size = departures(source, source.row_of(groups[0]))
         line = Line(
             task=", ".join(filter(None, (*words, other, *size))),
             blocks=groups[0]["blocks"],
@@ -113,13 +113,9 @@ def _of(source: Source) -> list[Line]:
     return found
 
 
-def _row(source: Source, group: DepthCost) -> Mapping[str, Any]:
-    return next(row for row in source.rows if row["cell"] == group["cell"])
-
-
 def _rate(source: Source, group: DepthCost) -> str:
     """Of its first seed."""
-    row = _row(source, group)
+    row = source.row_of(group)
     name = "optimizer.muon_learning_rate"
     rate = {**source.results.get("config", {}), **row.get("config", {})}.get(name)
     return "not recorded" if rate is None else f"{rate:g}"
