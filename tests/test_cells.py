@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from experiments import cells, presets
+from experiments import binary, cells, presets
 from sleep_jax.flops import training_flops
 from sleep_jax.model.config import AttentionConfig, GatedDeltaNetConfig
 from sleep_jax.model.decoder import count_parameters
@@ -99,3 +99,13 @@ def test_marked_strings_are_a_setting_of_their_own():
     cell = cells.hybrid(dataclasses.replace(BASE, task=task), 4, seed=0)
     assert cell.name == "hybrid-N4-t2-W12-marked-s0"
     assert cell.identity()["regime"] == "strings marked"
+
+
+def test_what_muon_adds_is_that_of_whole_gradients():
+    planned = [cells.hybrid(BASE, n, seed=0) for n in (1, 2)]
+    sleep = dataclasses.replace(planned[1].config.sleep, backward_passes=1)
+    cut = dataclasses.replace(
+        planned[1], config=dataclasses.replace(planned[1].config, sleep=sleep)
+    )
+    assert binary._uncounted([*planned, cut]) == binary._uncounted(planned)
+    assert binary._uncounted([cut]) not in binary._uncounted(planned)

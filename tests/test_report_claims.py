@@ -129,6 +129,7 @@ def test_collapse_with_depth(deep, changes, verdict):
     if deep is not None:
         rows += seeds(deep, **changes | {"rollout_steps": 16})
     rows += seeds(0.1, **changes | {"rollout_steps": 16, "train_tokens": 7})  # another budget
+    rows.append(row(0.1, **changes | {"rollout_steps": 32, "regime": "attention sink"}))
     finding = claims_rule110.collapse_with_depth(source(rows))
     check(finding, verdict)
     if deep is not None:
