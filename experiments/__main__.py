@@ -15,6 +15,7 @@ SWEPT = (
     "local_rules_depo",
     "elastic_sleep",
     "rollout_curriculum",
+    "rollout_ladder",
     "cost_of_depth",
     "cost_of_depth_depo",
     "ttt_e2e",

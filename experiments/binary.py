@@ -164,7 +164,11 @@ def _refuse_swept_fields(swept: Mapping[str, str]) -> None:
 def _refuse_another_end(target: float, usual: float) -> None:
     """Runs that end at an accuracy cannot be reported as runs of one budget, nor those as these."""
     if bool(target) != bool(usual):
-        allowed = "more than 0" if usual else "0, or EXP=cost_of_depth, cost_of_depth_depo, ttt_e2e"
+        allowed = (
+            "more than 0"
+            if usual
+            else "0, or EXP=rollout_ladder, cost_of_depth, cost_of_depth_depo, ttt_e2e"
+        )
         raise UserError(
             f"--set=train.target_accuracy={target:g} is not possible here; allowed: {allowed}"
         )

@@ -73,6 +73,7 @@ def regime(config: RunConfig) -> str:
     carried = _carried_alone(config)
     words = [
         f"t = {', '.join(map(str, easier))} first" if easier else "",
+        "t climbs" if config.curriculum.climb_at else "",
         f"N = {', '.join(map(str, rising))} first" if rising else "",
         f"N drawn from {', '.join(map(str, drawn))}" if drawn else "",
         f"gradient through the last {back} of {config.sleep.passes} passes" if back else "",
@@ -89,6 +90,7 @@ def _regime_name(config: RunConfig) -> str:
     easier, rising, drawn, back = _departures(config)
     parts = (("t", easier), ("N", rising), ("drawn", drawn), ("back", (back,) if back else ()))
     name = "".join(f"-{name}{'.'.join(map(str, values))}" for name, values in parts if values)
+    name += "-climbs" * bool(config.curriculum.climb_at)
     hard, alone = _hard_eviction(config)
     name += f"-hard{hard:g}{'-alone' if alone else ''}" if hard else ""
     carried = _carried_alone(config)

@@ -96,6 +96,10 @@ class CurriculumConfig:
       passes: N for the first `share` of the run, likewise.
       drawn_passes: N is drawn from these for every batch, each equally often: elastic sleep.
       share: of the run's steps.
+      climb_at: t begins at 1 and rises by one, up to the task's own, whenever this share of the
+        sequences of the last `climb_every` batches was right. Evaluation is then at the t of the
+        moment. 0: off.
+      climb_every: after so many steps that is asked, and again after as many.
       hard_eviction: share of the run's steps, at its start, in which the whole cache is evicted
         where sleep.cache="slide": fast weights are learned before keys and values outlive a window
         (arXiv 2605.26099 for Ouro with a sliding window: one epoch of three).
@@ -107,6 +111,8 @@ class CurriculumConfig:
     passes: tuple[int, ...] = ()
     drawn_passes: tuple[int, ...] = ()
     share: float = 2 / 3
+    climb_at: float = 0.0
+    climb_every: int = 50
     hard_eviction: float = 0.0
     hard_eviction_trained: str = "all"
 
@@ -124,6 +130,12 @@ class CurriculumConfig:
         trained = self.hard_eviction_trained
         known = ", ".join(TRAINED)
         require(trained in TRAINED, "curriculum.hard_eviction_trained", trained, known)
+        climb, allowed = self.climb_at, "a share of the sequences, 0 to 1"
+        require(0 <= climb <= 1, "curriculum.climb_at", climb, allowed)
+        require(self.climb_every >= 1, "curriculum.climb_every", self.climb_every, ">= 1")
+        allowed = "empty where curriculum.climb_at is given"
+        easier = self.rollout_steps
+        require(not (climb and easier), "curriculum.rollout_steps", easier, allowed)
         both = bool(self.passes and self.drawn_passes)
         allowed = "empty where curriculum.passes is given"
         require(not both, "curriculum.drawn_passes", self.drawn_passes, allowed)
@@ -213,6 +225,7 @@ class RunConfig:
             easier,
             f"empty for the task {self.task.name}",
         )
+        self._validate_ladder()
         changing = self.curriculum.passes + self.curriculum.drawn_passes
         require(
             not changing or self.sleep.cache != "keep",
@@ -237,6 +250,18 @@ class RunConfig:
         allowed = f"one batch of sequences, {self.tokens_per_step} tokens, to {MOST_STEPS} of them"
         possible = 1 <= self.steps <= MOST_STEPS
         require(possible, "train.tokens", self.train.tokens, allowed)
+
+    def _validate_ladder(self) -> None:
+        """Raises UserError where there are no rungs, or a rung has no sequences of its own."""
+        climb = self.curriculum.climb_at
+        if not climb:
+            return
+        top = getattr(self.task, "rollout_steps", 0)
+        allowed = "0, or Rule 110 with task.rollout_steps >= 1"
+        require(top >= 1, "curriculum.climb_at", climb, allowed)
+        frozen = self.train.evaluation_data
+        allowed = "empty with curriculum.climb_at, whose evaluation sequences change with t"
+        require(not frozen, "train.evaluation_data", frozen, allowed)
 
     def _validate_hard_eviction(self) -> None:
         """Raises UserError where there is nothing to warm up, or it would train what is frozen."""

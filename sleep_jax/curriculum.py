@@ -4,8 +4,9 @@ Touches no device.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from sleep_jax.config import RunConfig
 from sleep_jax.tasks.task import TRAIN, Batch, Task
 
+log = logging.getLogger("sleep_jax")
 _DRAW_OF_PASSES = 1  # keeps these draws apart from all others made from the run's seed
 
 
@@ -52,21 +54,74 @@ def passes_by_step(config: RunConfig) -> NDArray[np.int64]:
     return np.asarray(_by_step(config, config.curriculum.passes, config.sleep.passes), np.int64)
 
 
-def sampler(config: RunConfig) -> Callable[[int, int], Batch]:
+class Ladder:
+    """The depth t of a run that climbs (`climb_at`), or of one that has its own throughout.
+
+    Which rung a run is on follows from what it got right, so it is part of what is saved. The
+    batches of `climb_every` steps in a row, all of one rung, decide; test and validation sequences
+    have no part in it.
+    """
+
+    def __init__(self, config: RunConfig):
+        self._config = config
+        self.rung = 1 if config.curriculum.climb_at else 0  # 0: there is no ladder
+        self._right: list[Any] = []
+
+    @property
+    def task(self) -> Task:
+        """What is trained on now, and with a ladder evaluated."""
+        task = self._config.task
+        return dataclasses.replace(task, rollout_steps=self.rung) if self.rung else task
+
+    def is_top(self, rung: int) -> bool:
+        """Whether there is no deeper one; so it is without a ladder."""
+        return not self.rung or rung == self._config.task.rollout_steps  # type: ignore[attr-defined]
+
+    def saw(self, right: Any) -> None:
+        """Takes the exact accuracy of a step's batch, a scalar that may still be on a device."""
+        if self.rung:
+            self._right.append(right)
+
+    def is_learned(self, step: int) -> bool:
+        """Whether `step`, from 1, ends the batches of a decision, and they say so."""
+        change = self._config.curriculum
+        if not self.rung or step % change.climb_every:
+            return False
+        right, self._right = [float(share) for share in self._right], []
+        return float(np.mean(right)) >= change.climb_at
+
+    def climb(self) -> None:
+        """One rung up."""
+        self.rung += 1
+        log.info("on to %s", self.task.label)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint, as JSON."""
+        return {"rung": self.rung, "right": [float(share) for share in self._right]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """What `state` returned."""
+        self.rung, self._right = state["rung"], list(state["right"])
+
+
+def sampler(config: RunConfig, task: Task) -> Callable[[int, int], Batch]:
     """`(start, count) -> batch` of training examples, each as deep as its step asks for.
 
     All examples start .. start+count-1 must be of one step.
+
+    Args:
+      task: what is trained on where `curriculum.rollout_steps` does not say it by step.
     """
     easier = config.curriculum.rollout_steps
     if not easier:
-        return lambda start, count: config.task.sample(config.train.seed, TRAIN, start, count)
+        return lambda start, count: task.sample(config.train.seed, TRAIN, start, count)
     depths = _by_step(config, easier, config.task.rollout_steps)  # type: ignore[attr-defined]
 
     def sample(start: int, count: int) -> Batch:
-        task: Task = dataclasses.replace(
+        at: Task = dataclasses.replace(
             config.task, rollout_steps=depths[start // config.train.batch_size]
         )
-        return task.sample(config.train.seed, TRAIN, start, count)
+        return at.sample(config.train.seed, TRAIN, start, count)
 
     return sample
 

@@ -148,7 +148,7 @@ def test_drawn_passes_follow_from_the_configuration_alone():
 
 def test_examples_are_as_deep_as_their_step_says():
     run = config(rollout_steps=(0, 3), share=0.5)
-    sample, size = curriculum.sampler(run), run.train.batch_size
+    sample, size = curriculum.sampler(run, run.task), run.train.batch_size
     for step, depth in ((0, 0), (2, 0), (3, 3), (5, 3), (6, 1), (11, 1)):
         task = dataclasses.replace(run.task, rollout_steps=depth)
         for start, count in ((step * size, size), (step * size + size // 2, size // 2)):

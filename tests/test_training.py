@@ -272,7 +272,7 @@ def test_a_step_saved_again_is_not_held_to_the_digest_of_its_damaged_checkpoint(
 @pytest.mark.parametrize("evaluations", [1, 2, 9])
 @pytest.mark.parametrize("by_factors", [False, True])
 def test_the_last_step_is_evaluated(evaluations, by_factors):
-    assert max(loop.evaluation_steps(1000, evaluations, by_factors)) == 1000
+    assert max(evaluation.evaluation_steps(1000, evaluations, by_factors)) == 1000
 
 
 def test_a_whole_checkpoint_that_does_not_fit_is_not_set_aside(tmp_path):

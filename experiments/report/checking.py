@@ -61,6 +61,11 @@ DEPTH_COST_FIELDS = _TRAINED | {
     "budget_flops": int,
     "blocks": int,
 }
+LADDER_FIELDS: dict[str, Any] = {"climb_every": int}
+_ON_LADDER: dict[str, Any] = {"rung": int, "learned": bool, "floor": _NUMBER, "step": int} | {
+    "train_tokens": int,
+    "train_flops": int,
+}
 DEPTH_FIELDS = _TRAINED | {"label": str, "by_depth": dict}
 RESULT_FIELDS: dict[str, Any] = {"experiment": str, "preset": str, "commit": str}
 
@@ -91,6 +96,10 @@ def rows(found: Iterable[Any], wanted: Mapping[str, Any], place: str) -> None:
                 raise ReportError(f"{at}: label_accuracy_by_position is {by_position!r}")
             wanted_there = dict.fromkeys(by_position, _NUMBER)
             fields(by_position, wanted_there, f"{at}: label_accuracy_by_position")
+        for number, point in enumerate(row["curve"]) if "climb_every" in wanted else ():
+            if not isinstance(point, dict):
+                raise ReportError(f"{at}: curve holds {point!r}")
+            fields(point, _ON_LADDER, f"{at}, point {number} of the curve")
         for depth, scores in row["by_depth"].items() if "by_depth" in wanted else ():
             if not depth.isdigit() or not isinstance(scores, dict):
                 raise ReportError(f"{at}: by_depth holds {depth!r}: {scores!r}")

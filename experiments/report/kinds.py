@@ -16,6 +16,7 @@ from experiments.report import (
     elastic,
     figures,
     generic,
+    ladder,
     needed,
     published,
     regimes,
@@ -124,6 +125,13 @@ def _cost_of_depth(kind: Kind, task: depth_cost.Task) -> Kind:
     )
 
 
+COST_OF_DEPTH = _cost_of_depth(RULE_110, depth_cost.RULE_110)
+ROLLOUT_LADDER = COST_OF_DEPTH._replace(
+    fields={**COST_OF_DEPTH.fields, **checking.LADDER_FIELDS},
+    summarise=ladder.summarise,
+    conclude=ladder.conclude,
+    drawings={"ladder.png": ladder.draw},
+)
 GENERIC = Kind(
     summarise=generic.summarise,
     conclude=generic.conclude,
@@ -143,7 +151,8 @@ KINDS = {
     "local_rules_depo": LOCAL_RULES_DEPO,
     "elastic_sleep": ELASTIC_SLEEP,
     "rollout_curriculum": ROLLOUT_CURRICULUM,
-    "cost_of_depth": _cost_of_depth(RULE_110, depth_cost.RULE_110),
+    "rollout_ladder": ROLLOUT_LADDER,
+    "cost_of_depth": COST_OF_DEPTH,
     "cost_of_depth_depo": _cost_of_depth(DEPO, depth_cost.DEPO),
     "ttt_e2e": _cost_of_depth(DEPO, depth_cost.DEPO)._replace(conclude=writers.conclude),
 }

@@ -1,8 +1,9 @@
 """What each N needs to learn a depth: all tasks and sizes of model side by side.
 
-A line is one depth of one source of `EXP=cost_of_depth`, `cost_of_depth_depo` or `ttt_e2e`, on the
-test split, where N = 1 stands beside a larger N with seeds enough for an interval. Every N of it
-had the same FLOPs at most.
+A line is one depth of one source of `EXP=cost_of_depth`, `rollout_ladder`, `cost_of_depth_depo` or
+`ttt_e2e`, on the test split, where N = 1 stands beside a larger N with seeds enough for an
+interval. Every N of it had the same FLOPs at most. Rungs of a ladder (“t climbs”) are of the same
+runs, so their lines are not independent.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,12 @@ from experiments.report.style import MARKERS, STYLE, colours, save
 from experiments.report.tables import markdown_table
 
 # In the order of the lines.
-TASKS = {"cost_of_depth": "Rule 110", "cost_of_depth_depo": "Depo", "ttt_e2e": "Depo"}
+TASKS = {
+    "cost_of_depth": "Rule 110",
+    "rollout_ladder": "Rule 110",
+    "cost_of_depth_depo": "Depo",
+    "ttt_e2e": "Depo",
+}
 _SEEDS = 3  # the fewest of a line
 _TARGET = 0.9  # of the presets; another one is not comparable, and left out
 NOTE = (

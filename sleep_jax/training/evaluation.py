@@ -1,5 +1,6 @@
 """Accuracy of a model on held-out sequences, at any N and for each depth."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,17 @@ def evaluation_sequences(config: RunConfig, count: int) -> Batch:
     found = len(sequences["mask"])
     require(found >= count, "train.evaluation_sequences", count, f"<= {found}, what is frozen")
     return {name: array[:count] for name, array in sequences.items()}
+
+
+def evaluation_steps(steps: int, evaluations: int, by_factors: bool = False) -> set[int]:
+    """Steps of a run after which it is evaluated, the last one among them.
+
+    Args:
+      by_factors: equal factors apart, from a hundredth of the run on, instead of evenly spaced.
+    """
+    if by_factors:
+        return {steps, *(math.ceil(steps * x) for x in np.geomspace(0.01, 1, evaluations))}
+    return {math.ceil(steps * (i + 1) / evaluations) for i in range(evaluations)}
 
 
 def evaluate(

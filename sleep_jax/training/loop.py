@@ -14,17 +14,17 @@ from jax.sharding import Mesh
 from sleep_jax import distributed, processes, records
 from sleep_jax.chips import CHIPS
 from sleep_jax.config import RunConfig
-from sleep_jax.curriculum import Stage, sampler, stages_by_step
+from sleep_jax.curriculum import Ladder, Stage, stages_by_step
 from sleep_jax.flops import training_flops_by_step
 from sleep_jax.model.decoder import Parameters
 from sleep_jax.pretrained import llama
-from sleep_jax.tasks.pipeline import BatchSource, make_iterator
 from sleep_jax.training.checkpoint import Checkpoints
 from sleep_jax.training.evaluation import (
     evaluate,
-    evaluation_sequences,
+    evaluation_steps,
     exact_at_greatest_depth,
 )
+from sleep_jax.training.examples import Examples
 from sleep_jax.training.goodput import TRAINING, Goodput, summary
 from sleep_jax.training.optimizer import label, path_name, schedule
 from sleep_jax.training.step import (
@@ -96,22 +96,12 @@ class _Run:
         self.stages, self.stage_at = stages_by_step(config)
         self.compiled: dict[Stage, jax.stages.Compiled] = {}
         self.rate = schedule(config.optimizer, config.steps)
-        self.sequences = evaluation_sequences(config, config.train.evaluation_sequences)
-        self.floor = config.task.floor(self.sequences)
+        self.ladder = Ladder(config)
+        self.examples = Examples(config, mesh, self.ladder.task)
         self.flops = np.cumsum(training_flops_by_step(config))
 
         self.checkpoints = Checkpoints(
             directory / "checkpoints", train.checkpoint_every, train.keep_checkpoints
-        )
-        part, parts = distributed.batch_part(mesh)
-        self.batches = make_iterator(
-            BatchSource(
-                sampler(config),
-                global_batch_size=train.batch_size,
-                num_batches=config.steps,
-                process_index=part,
-                process_count=parts,
-            )
         )
         self.state, self.step = self._start()
         self.metrics = records.Metrics(directory, self.step, writes=processes.is_first())
@@ -136,7 +126,10 @@ class _Run:
             state = make_init(self.program, self.mesh)(self.config.train.seed)
             return state.replace(params=self._pretrained(state.params)), 0
         step, state, progress = restored
-        self.batches.set_state(progress["data"])
+        if "ladder" in progress:
+            self.ladder.restore(progress["ladder"])
+            self.examples.change(self.ladder.task)
+        self.examples.batches.set_state(progress["data"])
         self.goodput.resume(progress["seconds"])
         log.info("resuming at step %d of %d", step, self.config.steps)
         return state, step
@@ -185,14 +178,18 @@ class _Run:
             self._one_step()
             if self.step % config.train.log_every == 0 or self.step == 1:
                 self._log()
-            if self.step in evaluations:
-                self._evaluate()
+            learned = self.ladder.is_learned(self.step)
+            if self.step in evaluations or learned:
+                self._evaluate(learned=learned)
+            if learned and self.step < steps and not self.ladder.is_top(self.ladder.rung):
+                self.ladder.climb()
+                self.examples.change(self.ladder.task)
             if self.checkpoints.due(self.step) or self.step == steps or self.reached:
                 self._save()
 
     def _one_step(self) -> None:
         with self.goodput.spent("data"):
-            batch = distributed.to_mesh(next(self.batches), self.mesh)
+            batch = distributed.to_mesh(next(self.examples.batches), self.mesh)
             rate = jnp.asarray(self.rate(self.step), jnp.float32)
         stage = self.stages[self.stage_at[self.step]]
         if stage not in self.compiled:
@@ -202,6 +199,7 @@ class _Run:
         with self.tracer.step(self.step + 1, self.state), self.goodput.spent(TRAINING):
             self.state, metrics = self.compiled[stage](self.state, batch, rate)
             self.step += 1
+            self.ladder.saw(metrics["exact_accuracy"])
             previous, self.pending = self.pending, (self.step, metrics)
             if previous:
                 self._check(*previous)
@@ -255,12 +253,12 @@ class _Run:
         )
 
     def _evaluate(
-        self, passes: int | None = None, threshold: float | None = None
+        self, passes: int | None = None, threshold: float | None = None, learned: bool = False
     ) -> dict[str, Any]:
         train = self.config.train
         whole = self.step == self.config.steps or train.target_accuracy
         count = train.evaluation_sequences if whole else train.curve_sequences
-        sequences = {name: array[:count] for name, array in self.sequences.items()}
+        sequences = self.examples.first_sequences(count)
         if self.pending:
             self._settle()
         with self.goodput.spent("evaluation"):
@@ -276,6 +274,9 @@ class _Run:
         if passes is None:
             tokens = self.step * self.config.tokens_per_step
             record = {**values, "train_tokens": tokens, "train_flops": self._flops(self.step)}
+            if self.ladder.rung:
+                floor = self.examples.floor["exact"]
+                record |= {"rung": self.ladder.rung, "learned": learned, "floor": floor}
             self.metrics.write("evaluation", self.step, record)
             self.reached |= self._is_target(self.metrics.records[-1])
             log.info(
@@ -283,24 +284,27 @@ class _Run:
                 self.step,
                 self.config.steps,
                 values["exact_accuracy"],
-                self.floor["exact"],
+                self.examples.floor["exact"],
                 values["label_accuracy"],
-                self.floor["label"],
+                self.examples.floor["label"],
             )
         return values
 
     def _is_target(self, record: dict[str, Any]) -> bool:
-        """Whether it is an evaluation that may end the run."""
+        """Whether it is an evaluation that may end the run: of a ladder, its top learned."""
         target = self.config.train.target_accuracy
-        return bool(
-            target and record["kind"] == "evaluation" and exact_at_greatest_depth(record) >= target
-        )
+        if not target or record["kind"] != "evaluation" or not record.get("learned", True):
+            return False
+        at_top = self.ladder.is_top(record.get("rung", 0))
+        return at_top and exact_at_greatest_depth(record) >= target
 
     def _save(self) -> None:
         if self.pending:  # never keep a state that a non-finite step has touched
             self._settle()
         with self.goodput.spent("checkpoints"):
-            progress = {"data": self.batches.get_state(), "seconds": self.goodput.now()}
+            progress = {"data": self.examples.batches.get_state(), "seconds": self.goodput.now()}
+            if self.ladder.rung:
+                progress["ladder"] = self.ladder.state()
             self.checkpoints.save(self.step, self.state, progress)
 
     def _flops(self, step: int) -> int:
@@ -342,10 +346,11 @@ class _Run:
             "loss": final["loss"],
             "exact_accuracy": final["exact_accuracy"],
             "label_accuracy": final["label_accuracy"],
-            "floor": float(self.floor["exact"]),
-            "label_floor": float(self.floor["label"]),
+            "floor": float(self.examples.floor["exact"]),
+            "label_floor": float(self.examples.floor["label"]),
             **self._in_detail(final),
             **self._target(),
+            **({"climb_every": config.curriculum.climb_every} if self.ladder.rung else {}),
             "evaluation_sequences": config.train.evaluation_sequences,
             "evaluation_split": config.train.evaluation_split,
             "accuracy_by_passes": by_passes,
@@ -364,7 +369,7 @@ class _Run:
         if by_position := final.get("label_accuracy_by_position"):
             detail["label_accuracy_by_position"] = by_position
         if by_depth := final.get("by_depth"):
-            floors = self.config.task.floor_by_depth(self.sequences)
+            floors = self.config.task.floor_by_depth(self.examples.sequences)
             detail["by_depth"] = {
                 depth: {**values, "floor": floors[int(depth)]} for depth, values in by_depth.items()
             }
@@ -382,14 +387,3 @@ class _Run:
         self.tracer.close()
         self.metrics.close()
         self.checkpoints.close()
-
-
-def evaluation_steps(steps: int, evaluations: int, by_factors: bool = False) -> set[int]:
-    """Steps of a run after which it is evaluated, the last one among them.
-
-    Args:
-      by_factors: equal factors apart, from a hundredth of the run on, instead of evenly spaced.
-    """
-    if by_factors:
-        return {steps, *(math.ceil(steps * x) for x in np.geomspace(0.01, 1, evaluations))}
-    return {math.ceil(steps * (i + 1) / evaluations) for i in range(evaluations)}

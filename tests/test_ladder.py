@@ -1,0 +1,252 @@
+"""Runs that climb from t to t + 1: when they do, what is saved of it, and their report."""
+
+import dataclasses
+import json
+
+import pytest
+from chex import assert_trees_all_equal
+
+from experiments.report import ladder
+from experiments.report.files import ReportError
+from experiments.report.sources import load
+from sleep_jax.config import CurriculumConfig
+from sleep_jax.curriculum import Ladder
+from sleep_jax.errors import UserError
+from sleep_jax.tasks.depo import DepoConfig
+from sleep_jax.training import loop
+from sleep_jax.training.evaluation import evaluation_sequences
+from tests import tiny
+from tests.from_outside import ends, run
+from tests.test_report_claims import row
+from tests.test_training import state_at, stop_before, train
+
+
+def climbing(steps=24, top=3, at=0.02, every=8, **train_fields):
+    """A run whose rungs ask for little, as it learns little."""
+    config = tiny.run_config(2, steps, target_accuracy=1.0, **train_fields)
+    return dataclasses.replace(
+        config,
+        task=dataclasses.replace(config.task, rollout_steps=top),
+        curriculum=CurriculumConfig(climb_at=at, climb_every=every),
+    )
+
+
+def test_a_rung_is_left_when_enough_of_its_batches_was_right():
+    rungs = Ladder(climbing(top=2, at=0.5, every=2))
+    assert rungs.task.label == "t1-W7" and not rungs.is_top(1) and rungs.is_top(2)
+    rungs.saw(0.9)
+    assert not rungs.is_learned(1)  # only every second step asks
+    rungs.saw(0.0)
+    assert not rungs.is_learned(2)
+    for share in (0.4, 0.6):  # the batches before are forgotten
+        rungs.saw(share)
+    again = Ladder(climbing(top=2, at=0.5, every=2))
+    again.restore(json.loads(json.dumps(rungs.state())))
+    assert rungs.is_learned(4) and again.is_learned(4)
+    rungs.climb()
+    assert rungs.task.label == "t2-W7"
+    again.restore(json.loads(json.dumps(rungs.state())))
+    assert again.task == rungs.task and again.state() == {"rung": 2, "right": []}
+
+
+def test_without_a_ladder_there_is_the_depth_of_the_task():
+    config = tiny.run_config()
+    plain = Ladder(config)
+    plain.saw(1.0)
+    assert plain.task == config.task and plain.is_top(0) and not plain.is_learned(50)
+
+
+def seen_depths(monkeypatch):
+    """The depths of all batches that are trained on, in order, filled while a run goes."""
+    depths = []
+    to_mesh = loop.distributed.to_mesh
+
+    def spy(batch, mesh):
+        depths.append(int(batch["depth"][0, 0]))
+        return to_mesh(batch, mesh)
+
+    monkeypatch.setattr(loop.distributed, "to_mesh", spy)
+    return depths
+
+
+def test_a_run_climbs_and_after_a_stop_and_a_kill_to_the_same_bits(tmp_path, monkeypatch):
+    config = climbing()
+    config.validate()
+    depths = seen_depths(monkeypatch)
+    whole = train(config, tmp_path / "whole")
+    assert depths == [1] * 8 + [2] * 8 + [3] * 8
+    left = [(p["rung"], p["step"]) for p in whole["curve"] if p["learned"]]
+    assert left == [(1, 8), (2, 16), (3, 24)] and not whole["reached"]
+    assert whole["climb_every"] == 8
+    for rung in (1, 2, 3):  # each is scored on sequences of its own depth
+        (scored,) = (p for p in whole["curve"] if p["learned"] and p["rung"] == rung)
+        task = dataclasses.replace(config.task, rollout_steps=rung)
+        sequences = evaluation_sequences(dataclasses.replace(config, task=task), 20)
+        assert scored["floor"] == task.floor(sequences)["exact"]
+
+    calls = iter(range(14))
+
+    def killed():
+        if next(calls) == 13:
+            raise KeyboardInterrupt  # as sudden as a kill, three steps after the save at step 10
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut", should_stop=killed)
+    with pytest.raises(loop.Interrupted):
+        train(config, tmp_path / "cut", should_stop=stop_before(2))
+    depths.clear()
+    resumed = train(config, tmp_path / "cut")
+    assert depths == [2] * 4 + [3] * 8
+    assert resumed["curve"] == whole["curve"]
+    assert_trees_all_equal(state_at(tmp_path / "cut", 24), state_at(tmp_path / "whole", 24))
+
+
+def test_a_run_ends_when_its_top_is_learned(tmp_path):
+    config = climbing(steps=40, top=2)
+    easy = dataclasses.replace(config.train, target_accuracy=0.001)
+    result = train(dataclasses.replace(config, train=easy), tmp_path / "run")
+    *_, last = result["curve"]
+    assert result["reached"] and last["rung"] == 2 and last["learned"]
+    assert result["steps"] == last["step"] < 40
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"climb_at": 1.5}, "curriculum.climb_at=1.5"),
+        ({"climb_every": 0}, "curriculum.climb_every=0"),
+        ({"rollout_steps": (1,)}, "curriculum.rollout_steps=(1,)"),
+    ],
+)
+def test_an_impossible_ladder_is_refused(change, field):
+    config = climbing()
+    curriculum = dataclasses.replace(config.curriculum, **change)
+    with pytest.raises(UserError) as refused:
+        dataclasses.replace(config, curriculum=curriculum).validate()
+    assert field in str(refused.value) and "allowed: " in str(refused.value)
+
+
+def test_a_task_without_rungs_and_a_frozen_split_are_refused():
+    depo = dataclasses.replace(climbing(), task=DepoConfig())
+    flat = climbing(top=0)
+    frozen = climbing(evaluation_data="somewhere")
+    for config, field in (
+        (depo, "curriculum.climb_at=0.02"),
+        (flat, "curriculum.climb_at=0.02"),
+        (frozen, "train.evaluation_data='somewhere'"),
+    ):
+        with pytest.raises(UserError) as refused:
+            config.validate()
+        assert field in str(refused.value) and "allowed: " in str(refused.value)
+
+
+def test_the_smoke_preset(tmp_path):
+    arguments = ("experiments", "rollout_ladder", "--preset=smoke", f"--workdir={tmp_path}")
+    result = run(*arguments, "--jobs=1", "--seeds=0")
+    assert result.returncode == 0, result.stderr
+    directory = tmp_path / "rollout_ladder" / "smoke"
+    results = json.loads((directory / "results.json").read_text())
+    assert results["missing"] == [] and len(results["rows"]) == 2
+    assert all(any(p["learned"] for p in one["curve"]) for one in results["rows"])
+    assert (directory / "ladder.png").read_bytes().startswith(b"\x89PNG")
+    assert "| t = 2, W = 7 | 2, t climbs |" in (directory / "table.md").read_text()
+    refused = ends(*arguments, "--rollout_steps=0")
+    assert refused.returncode == 2 and "--rollout_steps=0" in refused.stderr
+
+
+def climbed(passes, seed, *left, budget=100):
+    """A row that left rungs 1, 2, .. after so many steps, a unit of 1e9 FLOPs each."""
+    points = [
+        {
+            "rung": rung,
+            "step": step,
+            "learned": True,
+            "floor": 0.1 * rung,
+            "train_flops": step * 10**9,
+            "train_tokens": step * 1000,
+            "exact_accuracy": accuracy,
+            "label_accuracy": accuracy,
+        }
+        for rung, (step, accuracy) in enumerate(left, start=1)
+    ]
+    before = {**points[0], "step": 1, "learned": False} if points else []
+    return row(
+        0.5,
+        passes,
+        seed,
+        rollout_steps=8,
+        match="tokens" if passes == 2 else "flops",
+        regime="t climbs",
+        train_flops=budget * 10**9,
+        train_tokens=budget * 1000,
+        target_accuracy=0.9,
+        reached=False,
+        budget_flops=budget * 10**9,
+        blocks=2,
+        climb_every=5,
+        curve=[before, *points] if points else [],
+    )
+
+
+ROWS = [
+    climbed(1, 0, (20, 0.95), (60, 0.95)),
+    climbed(1, 1, (25, 0.95), (70, 0.8)),  # left t = 2 knowing only what it had seen
+    climbed(2, 0, (10, 0.95), (20, 0.95), (40, 0.9)),
+    climbed(2, 1, (10, 0.95), (25, 0.95), (50, 0.95)),
+]
+
+
+def test_a_rung_is_a_depth_with_what_it_took_from_the_start_on():
+    groups = {(g["depth"], g["passes"]): g for g in ladder.summarise(ROWS)}
+    assert sorted(groups) == [(t, n) for t in (1, 2, 3) for n in (1, 2)]
+    first = groups[1, 1]
+    assert first["flops"] == [20e9, 25e9] and first["reached"] == [True, True]
+    assert first["flops_before"] == [15e9, 20e9]  # it was asked five steps before
+    assert first["tokens"] == [20_000, 25_000] and first["floor"] == pytest.approx(0.1)
+    second = groups[2, 1]
+    assert second["reached"] == [True, False] and second["flops"] == [60e9, 100e9]
+    assert groups[3, 1]["reached"] == [False, False]
+    assert groups[3, 2]["flops"] == [40e9, 50e9] and groups[3, 2]["reached"] == [True, True]
+
+
+def test_a_curve_that_does_not_say_its_rungs_is_refused(tmp_path):
+    path = tmp_path / "results.json"
+    words = {"experiment": "rollout_ladder", "preset": "cpu", "commit": "abc"}
+    path.write_text(json.dumps({**words, "rows": ROWS}))
+    assert len(load(path, "run", "made up").summary) == 6
+    for change, message in (({"rung": None}, "rung is None"), ({"learned": 1}, "learned is 1")):
+        point = {**ROWS[0]["curve"][0], **change}
+        path.write_text(json.dumps({**words, "rows": [{**ROWS[0], "curve": [point]}]}))
+        with pytest.raises(ReportError, match=message):
+            load(path, "run", "made up")
+
+
+def test_the_conclusion_says_how_high_each_seed_got():
+    said = ladder.conclude(ladder.summarise(ROWS))
+    assert "N = 1, t climbs left t = 2 1 behind with at most 1.00e11" in said
+    assert "N = 2, t climbs left t = 3 3 behind with at most 1.00e11" in said
+    assert "at t = 1 N = 1, t climbs 2.24e10" in said
+
+
+def test_a_ladder_that_nobody_climbed_is_reported():
+    nobody = [climbed(1, 0), climbed(2, 0)]
+    (one, two) = ladder.summarise(nobody)
+    assert one["depth"] == two["depth"] == 1 and not any(one["reached"] + two["reached"])
+    assert "left t = 0 behind" in ladder.conclude([one, two])
+
+
+def test_every_seed_is_a_staircase(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(ladder, "save", lambda figure, path: kept.append(figure))
+    ladder.draw({"rows": ROWS}, tmp_path / "ladder.png")
+    stairs = [line for line in kept[0].axes[0].lines if line.get_drawstyle() == "steps-post"]
+    assert [list(line.get_ydata()) for line in stairs] == [
+        [0, 1, 2, 2],
+        [0, 1, 2, 2],
+        [0, 1, 2, 3, 3],
+        [0, 1, 2, 3, 3],
+    ]
+    assert list(stairs[0].get_xdata()) == [0, 20e9, 60e9, 100e9]
+    crosses = [line for line in kept[0].axes[0].lines if line.get_marker() == "x"]
+    assert [list(line.get_ydata()) for line in crosses] == [[], [2], [], []]
