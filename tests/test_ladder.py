@@ -13,6 +13,7 @@ from sleep_jax.config import CurriculumConfig
 from sleep_jax.curriculum import Ladder
 from sleep_jax.errors import UserError
 from sleep_jax.tasks.depo import DepoConfig
+from sleep_jax.tasks.task import TRAIN
 from sleep_jax.training import loop
 from sleep_jax.training.evaluation import evaluation_sequences
 from tests import tiny
@@ -56,25 +57,34 @@ def test_without_a_ladder_there_is_the_depth_of_the_task():
     assert plain.task == config.task and plain.is_top(0) and not plain.is_learned(50)
 
 
-def seen_depths(monkeypatch):
-    """The depths of all batches that are trained on, in order, filled while a run goes."""
-    depths = []
+def seen_batches(monkeypatch):
+    """All batches that are trained on, in order, filled while a run goes."""
+    batches = []
     to_mesh = loop.distributed.to_mesh
 
     def spy(batch, mesh):
-        depths.append(int(batch["depth"][0, 0]))
+        batches.append(batch)
         return to_mesh(batch, mesh)
 
     monkeypatch.setattr(loop.distributed, "to_mesh", spy)
-    return depths
+    return batches
+
+
+def are_of(batches, config, first, depths):
+    """Whether they are the run's batches from `first` on, each as deep as said."""
+    size = config.train.batch_size
+    assert len(batches) == len(depths)
+    for step, (batch, depth) in enumerate(zip(batches, depths, strict=True), start=first):
+        task = dataclasses.replace(config.task, rollout_steps=depth)
+        assert_trees_all_equal(batch, task.sample(config.train.seed, TRAIN, step * size, size))
 
 
 def test_a_run_climbs_and_after_a_stop_and_a_kill_to_the_same_bits(tmp_path, monkeypatch):
     config = climbing()
     config.validate()
-    depths = seen_depths(monkeypatch)
+    batches = seen_batches(monkeypatch)
     whole = train(config, tmp_path / "whole")
-    assert depths == [1] * 8 + [2] * 8 + [3] * 8
+    are_of(batches, config, 0, [1] * 8 + [2] * 8 + [3] * 8)
     left = [(p["rung"], p["step"]) for p in whole["curve"] if p["learned"]]
     assert left == [(1, 8), (2, 16), (3, 24)] and not whole["reached"]
     assert whole["climb_every"] == 8
@@ -95,18 +105,20 @@ def test_a_run_climbs_and_after_a_stop_and_a_kill_to_the_same_bits(tmp_path, mon
         train(config, tmp_path / "cut", should_stop=killed)
     with pytest.raises(loop.Interrupted):
         train(config, tmp_path / "cut", should_stop=stop_before(2))
-    depths.clear()
+    batches.clear()
     resumed = train(config, tmp_path / "cut")
-    assert depths == [2] * 4 + [3] * 8
+    are_of(batches, config, 12, [2] * 4 + [3] * 8)
     assert resumed["curve"] == whole["curve"]
     assert_trees_all_equal(state_at(tmp_path / "cut", 24), state_at(tmp_path / "whole", 24))
 
 
 def test_a_run_ends_when_its_top_is_learned(tmp_path):
-    config = climbing(steps=40, top=2)
+    config = climbing(steps=40, top=2, evaluations=30)
     easy = dataclasses.replace(config.train, target_accuracy=0.001)
     result = train(dataclasses.replace(config, train=easy), tmp_path / "run")
-    *_, last = result["curve"]
+    *earlier, last = result["curve"]
+    # Seen there before, and well enough, but not yet by what it was trained on.
+    assert any(p["rung"] == 2 and p["exact_accuracy"] > 0.001 for p in earlier)
     assert result["reached"] and last["rung"] == 2 and last["learned"]
     assert result["steps"] == last["step"] < 40
 
