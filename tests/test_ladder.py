@@ -239,6 +239,7 @@ def test_the_conclusion_says_how_high_each_seed_got():
     assert "N = 1, t climbs left t = 2 1 behind with at most 1.00e11" in said
     assert "N = 2, t climbs left t = 3 3 behind with at most 1.00e11" in said
     assert "at t = 1 N = 1, t climbs 2.24e10" in said
+    assert "in vain" not in said  # as no run of N = 1 came to t = 3
 
 
 def test_a_ladder_that_nobody_climbed_is_reported():
@@ -248,17 +249,20 @@ def test_a_ladder_that_nobody_climbed_is_reported():
     assert "left t = 0 behind" in ladder.conclude([one, two])
 
 
-def test_every_seed_is_a_staircase(tmp_path, monkeypatch):
+def test_every_seed_is_a_line_of_the_rungs_it_left(tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(ladder, "save", lambda figure, path: kept.append(figure))
     ladder.draw({"rows": ROWS}, tmp_path / "ladder.png")
-    stairs = [line for line in kept[0].axes[0].lines if line.get_drawstyle() == "steps-post"]
-    assert [list(line.get_ydata()) for line in stairs] == [
-        [0, 1, 2, 2],
-        [0, 1, 2, 2],
-        [0, 1, 2, 3, 3],
-        [0, 1, 2, 3, 3],
+    drawn = kept[0].axes[0].lines
+    seeds = [line for line in drawn if line.get_marker() in "os"]
+    assert [list(line.get_ydata()) for line in seeds] == [[0, 1, 2]] * 2 + [[0, 1, 2, 3]] * 2
+    assert list(seeds[0].get_xdata()) == [0, 20e9, 60e9]
+    rest = [line for line in drawn if line.get_linestyle() == ":"]
+    assert [list(line.get_xdata()) for line in rest] == [
+        [60e9, 100e9],
+        [70e9, 100e9],
+        [40e9, 100e9],
+        [50e9, 100e9],
     ]
-    assert list(stairs[0].get_xdata()) == [0, 20e9, 60e9, 100e9]
-    crosses = [line for line in kept[0].axes[0].lines if line.get_marker() == "x"]
+    crosses = [line for line in drawn if line.get_marker() == "x"]
     assert [list(line.get_ydata()) for line in crosses] == [[], [2], [], []]

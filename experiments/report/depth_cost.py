@@ -137,8 +137,8 @@ def _group(task: Task, rows: list[Row]) -> DepthCost:
         "needed_tokens": need(tokens, tokens_before, reached),
         "easier": _easier(task, rows),
     }
-    in_vain = [point for row in rows if not row["reached"] for point in row["curve"][-1:]]
-    # Runs before November 2026 recorded nothing of the kind.
+    in_vain = [(row["curve"] or [{}])[-1] for row in rows if not row["reached"]]
+    # Runs before November 2026 recorded nothing of the kind; others never came to this depth.
     if in_vain and all("trained_exact_accuracy" in point for point in in_vain):
         group["fit"] = {
             "trained": mean([point["trained_exact_accuracy"] for point in in_vain]),

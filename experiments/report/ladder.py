@@ -4,21 +4,22 @@ What a rung took counts from the first step of the run on, lower rungs included.
 the run left it and unseen sequences had then the target accuracy.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from experiments.report import depth_cost
 from experiments.report.depth_cost import DepthCost, name
-from experiments.report.style import STYLE, colours, save
+from experiments.report.style import MARKERS, STYLE, colours, save, scale_axis
 from experiments.report.summary import Row
 from experiments.report.words import scientific
 
 _WIDTH = 7.0  # inches, both columns
-_COUNTS = ("train_flops", "train_tokens")
+_COUNTS = {"train_flops": "training FLOPs", "train_tokens": "training tokens"}
 
 
 def summarise(rows: Iterable[Row]) -> list[DepthCost]:
@@ -68,35 +69,36 @@ def _heights(summary: Sequence[DepthCost]) -> str:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """The rung over training FLOPs and tokens, a line a seed, a colour an N."""
-    rows = results["rows"]
-    colour = colours(row["passes"] for row in rows)
+    """The rungs left over training FLOPs and tokens, a line a seed, a colour an N."""
+    rows = sorted(results["rows"], key=lambda row: row["passes"])
+    looks: dict[int, dict[str, Any]] = {
+        passes: {"color": colour, "marker": MARKERS[i % len(MARKERS)]}
+        for i, (passes, colour) in enumerate(colours(row["passes"] for row in rows).items())
+    }
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(_WIDTH, 2.7), sharey=True)
-        columns = zip(_COUNTS, ("training FLOPs", "training tokens"), strict=True)
-        for axis, (count, label) in zip(axes, columns, strict=True):
-            axis.set(xlabel=label)
-            _panel(axis, rows, count, colour)
+        for axis, (count, label) in zip(axes, _COUNTS.items(), strict=True):
+            _panel(axis, rows, count, looks)
+            scale_axis(axis, label, max((row[count] for row in rows), default=1))
         axes[0].set(ylabel="rollout steps t learned")
         axes[0].yaxis.get_major_locator().set_params(integer=True)
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=max(len(labels), 1))
+        handles = [Line2D([], [], label=f"N = {n}", markersize=3, **looks[n]) for n in looks]
+        figure.legend(handles=handles, loc="outside upper center", ncols=max(len(handles), 1))
         figure.supxlabel(_caption(rows), fontsize=6)
         save(figure, path)
 
 
-def _panel(axis: Axes, rows: Sequence[Row], count: str, colour: dict[int, str]) -> None:
-    shown: set[int] = set()
-    for row in sorted(rows, key=lambda row: row["passes"]):
-        passes, left = row["passes"], _left(row)
-        x = [0, *(point[count] for point in left), row[count]]
-        y = [0, *(point["rung"] for point in left)]
-        label = None if passes in shown else f"N = {passes}"
-        axis.step(x, [*y, y[-1]], where="post", color=colour[passes], label=label, linewidth=0.9)
+def _panel(
+    axis: Axes, rows: Sequence[Row], count: str, looks: Mapping[int, Mapping[str, Any]]
+) -> None:
+    for row in rows:
+        look, left = looks[row["passes"]], _left(row)
+        x, y = [0, *(p[count] for p in left)], [0, *(p["rung"] for p in left)]
+        axis.plot(x, y, linewidth=0.9, markersize=3, markevery=range(1, len(x)), **look)
+        axis.plot([x[-1], row[count]], [y[-1]] * 2, ":", color=look["color"], linewidth=0.7)
         unseen = [p for p in left if p["exact_accuracy"] < row["target_accuracy"]]
-        ends = [point[count] for point in unseen], [point["rung"] for point in unseen]
-        axis.plot(*ends, "x", color=colour[passes], markersize=4)
-        shown.add(passes)
+        ends = [p[count] for p in unseen], [p["rung"] for p in unseen]
+        axis.plot(*ends, "x", color="black", markersize=4)
 
 
 def _caption(rows: Sequence[Row]) -> str:
@@ -105,5 +107,6 @@ def _caption(rows: Sequence[Row]) -> str:
     row = rows[0]
     return (
         f"W = {row['width']}; each line a seed, which goes on to t + 1 when it has learned t; "
-        f"crosses: fewer than {row['target_accuracy']:g} of unseen sequences right at that moment"
+        f"dotted: the rest of its budget; crosses: then fewer than {row['target_accuracy']:g} of "
+        "unseen sequences were right"
     )
