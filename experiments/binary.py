@@ -108,6 +108,7 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
         selected = dataclasses.replace(selected, match=_match(_MATCH.value, passes))
     _refuse_swept_fields({f"task.{flag.name}": flag.name, **experiment.swept})
     _refuse_another_end(config.train.target_accuracy, preset.config.train.target_accuracy)
+    _refuse_another_ladder(config.curriculum.climb_at, preset.config.curriculum.climb_at)
     if _SEEDS.value is not None:
         seeds = cli.parse_numbers("seeds", _SEEDS.value, 0, "whole numbers")
         if not seeds:
@@ -171,6 +172,15 @@ def _refuse_another_end(target: float, usual: float) -> None:
         )
         raise UserError(
             f"--set=train.target_accuracy={target:g} is not possible here; allowed: {allowed}"
+        )
+
+
+def _refuse_another_ladder(climb: float, usual: float) -> None:
+    """Of a run that climbs, depth and scores are those of a rung, which one report can tell."""
+    if bool(climb) != bool(usual):
+        allowed = "more than 0" if usual else "0, or EXP=rollout_ladder"
+        raise UserError(
+            f"--set=curriculum.climb_at={climb:g} is not possible here; allowed: {allowed}"
         )
 
 

@@ -3,28 +3,31 @@
     python -m experiments.rollout_ladder --preset=cpu [--passes=1,2,4] [--rollout_steps=12]
         [--seeds=0,1,2] [--workdir=DIR] [--dry_run]
 
-Rule 110 as in experiments/cellular_automata.py. A run begins at t = 1 and climbs a rung whenever
-nine of ten of the sequences of its last training batches were right (more exactly:
-`curriculum.climb_at`), up to --rollout_steps or until its FLOPs are spent, which are the same for
-every N. Unseen sequences are scored at the moment it leaves a rung, and decide nothing. What a rung
-took, from the first step of the run on, is reported like a depth of experiments/cost_of_depth.py,
-where every depth is a run of its own that never saw another.
+Rule 110 as in experiments/cellular_automata.py. A run begins at t = 1 and goes on to t + 1 when
+enough of the sequences of its last training batches was right (`curriculum.climb_at`), up to
+--rollout_steps or until its FLOPs are spent, which are the same for every N. No held-out sequence
+decides that. A depth has been learned at the first evaluation on it with nine of ten unseen
+sequences right; what that took, from the first step of the run on, is reported like a depth of
+experiments/cost_of_depth.py, where every depth is a run of its own that never saw another.
 """
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 
 from absl import flags
 
 from experiments import binary, cli, presets, until_learned
+from experiments.cells import Cell
 from experiments.presets import Preset
 from experiments.until_learned import WATCHED, to_learn
-from sleep_jax.config import CurriculumConfig
+from sleep_jax.config import CurriculumConfig, RunConfig
+from sleep_jax.errors import UserError
 from sleep_jax.tasks.rule110 import Rule110Config
 
 _ROLLOUT_STEPS = flags.DEFINE_list("rollout_steps", None, "The top of the ladder, t; one number.")
 
-# A little above the target, so that unseen sequences are as good as sure to reach it as well.
+# Above the target, so that unseen sequences are as good as sure to have reached it before.
 _CLIMBING = CurriculumConfig(climb_at=0.95)
 _WIDE = Rule110Config(width=24, window=24)  # the paper's strings
 
@@ -71,13 +74,21 @@ def smoke() -> Preset:
     )
 
 
+def planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
+    """As where every depth is learned by itself; but one ladder has one top."""
+    if len(at) > 1:
+        given = ",".join(map(str, at))
+        raise UserError(f"--rollout_steps={given} is not possible; allowed: one number, the top")
+    return until_learned.planned(at, preset)
+
+
 EXPERIMENT = binary.Experiment(
     name="rollout_ladder",
     presets={"cpu": cpu, "deep": deep, "smoke": smoke},
     depth_flag=_ROLLOUT_STEPS,
     lowest_depth=1,
     about=lambda task: {},
-    planned=until_learned.planned,
+    planned=planned,
 )
 
 

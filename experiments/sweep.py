@@ -73,7 +73,9 @@ def _check_other_seeds(cells: Iterable[Cell], directory: Path) -> None:
 
 
 def _without_seed(name: str) -> str:
-    return re.sub(r"-s\d+(?=-|$)", "", name)
+    """And without the depth of runs that climb, since all rungs are reported as one run's."""
+    name = re.sub(r"-s\d+(?=-|$)", "", name)
+    return re.sub(r"-t\d+(?=-)", "", name) if "-climbs" in name else name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,8 +69,9 @@ def planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
     """At every depth the largest N, and all that may spend its FLOPs."""
     found: list[Cell] = []
     for depth, seeds in preset.depths.items():
-        config = at[depth]
-        found += [cells.hybrid(config, max(preset.passes), seed) for seed in seeds]
+        config, most = at[depth], max(preset.passes)
+        tuned = cells.at_rate(config, preset.matched_rates.get(most))
+        found += [cells.hybrid(tuned, most, seed) for seed in seeds]
         spenders = cells.all_matched(
             config, preset.passes, preset.match, seeds, preset.matched_rates
         )

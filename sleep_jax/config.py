@@ -259,6 +259,8 @@ class RunConfig:
         top = getattr(self.task, "rollout_steps", 0)
         allowed = "0, or Rule 110 with task.rollout_steps >= 1"
         require(top >= 1, "curriculum.climb_at", climb, allowed)
+        every, allowed = self.curriculum.climb_every, f"up to {self.steps}, the steps of the run"
+        require(every <= self.steps, "curriculum.climb_every", every, allowed)
         frozen = self.train.evaluation_data
         allowed = "empty with curriculum.climb_at, whose evaluation sequences change with t"
         require(not frozen, "train.evaluation_data", frozen, allowed)

@@ -57,6 +57,14 @@ def test_one_pass_with_more_tokens_has_its_own_rate_unless_one_is_given(planned)
             assert {rate for _, _, rate in rates()} == {usual}
 
 
+def test_one_pass_alone_has_the_rate_that_it_has_beside_others():
+    preset = cost_of_depth.narrow_mlp()
+    for passes in ((1, 2), (1,)):
+        planned = binary.plan(cost_of_depth.EXPERIMENT, dataclasses.replace(preset, passes=passes))
+        ones = [cell.config for cell in planned if cell.config.sleep.passes == 1]
+        assert {config.optimizer.muon_learning_rate for config in ones} == {5e-3}
+
+
 def test_the_smoke_preset_and_what_it_refuses(tmp_path):
     arguments = ("experiments", "cost_of_depth", "--preset=smoke", f"--workdir={tmp_path}")
     flags = ("--jobs=1", "--seeds=0", "--match=tokens,blocks", "--set=train.target_accuracy=0.3")

@@ -8,6 +8,7 @@ from chex import assert_trees_all_equal
 
 from experiments.report import ladder
 from experiments.report.files import ReportError
+from experiments.report.needed import less
 from experiments.report.sources import load
 from sleep_jax.config import CurriculumConfig
 from sleep_jax.curriculum import Ladder
@@ -87,7 +88,6 @@ def test_a_run_climbs_and_after_a_stop_and_a_kill_to_the_same_bits(tmp_path, mon
     are_of(batches, config, 0, [1] * 8 + [2] * 8 + [3] * 8)
     left = [(p["rung"], p["step"]) for p in whole["curve"] if p["learned"]]
     assert left == [(1, 8), (2, 16), (3, 24)] and not whole["reached"]
-    assert whole["climb_every"] == 8
     for rung in (1, 2, 3):  # each is scored on sequences of its own depth
         (scored,) = (p for p in whole["curve"] if p["learned"] and p["rung"] == rung)
         task = dataclasses.replace(config.task, rollout_steps=rung)
@@ -128,6 +128,7 @@ def test_a_run_ends_when_its_top_is_learned(tmp_path):
     [
         ({"climb_at": 1.5}, "curriculum.climb_at=1.5"),
         ({"climb_every": 0}, "curriculum.climb_every=0"),
+        ({"climb_every": 25}, "curriculum.climb_every=25"),
         ({"rollout_steps": (1,)}, "curriculum.rollout_steps=(1,)"),
     ],
 )
@@ -163,26 +164,42 @@ def test_the_smoke_preset(tmp_path):
     assert all(any(p["learned"] for p in one["curve"]) for one in results["rows"])
     assert (directory / "ladder.png").read_bytes().startswith(b"\x89PNG")
     assert "| t = 2, W = 7 | 2, t climbs |" in (directory / "table.md").read_text()
-    refused = ends(*arguments, "--rollout_steps=0")
-    assert refused.returncode == 2 and "--rollout_steps=0" in refused.stderr
+    for other, named in (
+        (["--rollout_steps=0"], "--rollout_steps=0"),
+        (["--rollout_steps=2,3"], "--rollout_steps=2,3 is not possible; allowed: one number"),
+        (["--set=curriculum.climb_at=0"], "curriculum.climb_at=0 is not possible here; allowed: m"),
+        # The rungs of both would be reported as one run's.
+        (["--rollout_steps=2", "--seeds=5"], "task.rollout_steps=3, asked was 2"),
+    ):
+        refused = ends(*arguments, *other)
+        assert refused.returncode == 2 and named in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
 
 
-def climbed(passes, seed, *left, budget=100):
-    """A row that left rungs 1, 2, .. after so many steps, a unit of 1e9 FLOPs each."""
-    points = [
-        {
-            "rung": rung,
-            "step": step,
-            "learned": True,
-            "floor": 0.1 * rung,
-            "train_flops": step * 10**9,
-            "train_tokens": step * 1000,
-            "exact_accuracy": accuracy,
-            "label_accuracy": accuracy,
-        }
-        for rung, (step, accuracy) in enumerate(left, start=1)
-    ]
-    before = {**points[0], "step": 1, "learned": False} if points else []
+def test_other_experiments_refuse_to_climb(tmp_path):
+    for name in ("cellular_automata", "rollout_curriculum", "cost_of_depth"):
+        climb = ("--set=curriculum.climb_at=0.9", f"--workdir={tmp_path}", "--dry_run")
+        refused = ends("experiments", name, *climb)
+        assert refused.returncode == 2 and "allowed: 0, or EXP=rollout_ladder" in refused.stderr
+
+
+def point(rung, step, accuracy, left=False):
+    """An evaluation after as many steps, of 1e9 FLOPs each."""
+    return {
+        "rung": rung,
+        "step": step,
+        "learned": left,
+        "floor": 0.1 * rung,
+        "train_flops": step * 10**9,
+        "train_tokens": step * 1000,
+        "exact_accuracy": accuracy,
+        "label_accuracy": accuracy,
+        "trained_exact_accuracy": accuracy + 0.02,
+    }
+
+
+def climbed(passes, seed, *curve, budget=100, **changes):
+    """A row of a run to t = 8 at most."""
     return row(
         0.5,
         passes,
@@ -196,16 +213,18 @@ def climbed(passes, seed, *left, budget=100):
         reached=False,
         budget_flops=budget * 10**9,
         blocks=2,
-        climb_every=5,
-        curve=[before, *points] if points else [],
+        curve=[point(*of) for of in curve],
+        **changes,
     )
 
 
+LEFT = True
 ROWS = [
-    climbed(1, 0, (20, 0.95), (60, 0.95)),
-    climbed(1, 1, (25, 0.95), (70, 0.8)),  # left t = 2 knowing only what it had seen
-    climbed(2, 0, (10, 0.95), (20, 0.95), (40, 0.9)),
-    climbed(2, 1, (10, 0.95), (25, 0.95), (50, 0.95)),
+    climbed(1, 0, (1, 10, 0.5), (1, 20, 0.91), (1, 22, 0.97, LEFT), (2, 60, 0.95, LEFT)),
+    # Leaves t = 2 knowing only what it has seen, and is on its way at t = 3.
+    climbed(1, 1, (1, 25, 0.95, LEFT), (2, 70, 0.8, LEFT), (3, 100, 0.3)),
+    climbed(2, 0, (1, 9, 0.2), (1, 10, 0.95, LEFT), (2, 20, 0.95, LEFT), (3, 40, 0.9)),
+    climbed(2, 1, (1, 10, 0.95, LEFT), (2, 25, 0.95, LEFT), (3, 49, 0.4), (3, 50, 0.95, LEFT)),
 ]
 
 
@@ -214,12 +233,28 @@ def test_a_rung_is_a_depth_with_what_it_took_from_the_start_on():
     assert sorted(groups) == [(t, n) for t in (1, 2, 3) for n in (1, 2)]
     first = groups[1, 1]
     assert first["flops"] == [20e9, 25e9] and first["reached"] == [True, True]
-    assert first["flops_before"] == [15e9, 20e9]  # it was asked five steps before
-    assert first["tokens"] == [20_000, 25_000] and first["floor"] == pytest.approx(0.1)
-    second = groups[2, 1]
-    assert second["reached"] == [True, False] and second["flops"] == [60e9, 100e9]
-    assert groups[3, 1]["reached"] == [False, False]
+    assert first["flops_before"] == [10e9, 25e9] and first["tokens"] == [20_000, 25_000]
+    # On the rung below it was not learned; not left yet, it was.
     assert groups[3, 2]["flops"] == [40e9, 50e9] and groups[3, 2]["reached"] == [True, True]
+    assert groups[3, 2]["flops_before"] == [20e9, 49e9]
+    assert [groups[t, 1]["floor"] for t in (1, 2, 3)] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_what_was_left_without_being_learned_is_a_limit_at_that_moment():
+    groups = {(g["depth"], g["passes"]): g for g in ladder.summarise(ROWS)}
+    assert groups[2, 1]["reached"] == [True, False] and groups[2, 1]["flops"] == [60e9, 70e9]
+    assert groups[3, 1]["reached"] == [False, False] and groups[3, 1]["flops"] == [100e9] * 2
+    many = [climbed(1, seed, (1, 20, 0.95, LEFT), (2, 25, 0.89, LEFT)) for seed in range(5)]
+    slower = [climbed(2, seed, (1, 30, 0.95, LEFT), (2, 50, 0.95, LEFT)) for seed in range(5)]
+    one, two = ladder.summarise([*many, *slower])[2:]
+    assert not less(two, one) and not less(one, two)
+
+
+def test_what_spent_its_budget_in_vain_is_told_where_all_of_it_stood_there():
+    assert all("fit" not in group for group in ladder.summarise(ROWS))
+    there = [climbed(1, seed, (1, 25, 0.95, LEFT), (2, 100, 0.3 + seed / 5)) for seed in (0, 1)]
+    _, second, _ = ladder.summarise([*there, climbed(2, 0, (2, 20, 0.95, LEFT))])[1:]
+    assert second.get("fit") == pytest.approx({"trained": 0.42, "unseen": 0.4})
 
 
 def test_a_curve_that_does_not_say_its_rungs_is_refused(tmp_path):
@@ -227,42 +262,43 @@ def test_a_curve_that_does_not_say_its_rungs_is_refused(tmp_path):
     words = {"experiment": "rollout_ladder", "preset": "cpu", "commit": "abc"}
     path.write_text(json.dumps({**words, "rows": ROWS}))
     assert len(load(path, "run", "made up").summary) == 6
-    for change, message in (({"rung": None}, "rung is None"), ({"learned": 1}, "learned is 1")):
+    for change, message in (
+        ({"rung": None}, "rung is None"),
+        ({"learned": 1}, "learned is 1"),
+        ({"exact_accuracy": None}, "exact_accuracy is None"),
+    ):
         point = {**ROWS[0]["curve"][0], **change}
         path.write_text(json.dumps({**words, "rows": [{**ROWS[0], "curve": [point]}]}))
         with pytest.raises(ReportError, match=message):
             load(path, "run", "made up")
 
 
-def test_the_conclusion_says_how_high_each_seed_got():
+def test_the_conclusion_says_how_high_each_seed_got_and_what_a_rung_took():
     said = ladder.conclude(ladder.summarise(ROWS))
-    assert "N = 1, t climbs left t = 2 1 behind with at most 1.00e11" in said
-    assert "N = 2, t climbs left t = 3 3 behind with at most 1.00e11" in said
+    assert "By seed N = 1, t climbs learned t = 2 1; N = 2, t climbs learned t = 3 3." in said
     assert "at t = 1 N = 1, t climbs 2.24e10" in said
-    assert "in vain" not in said  # as no run of N = 1 came to t = 3
+    assert "From one depth to the next they grow, N = 2, t climbs by 1.25e10, 2.25e10." in said
+    wider = [climbed(1, seed, (1, 30, 0.95, LEFT), width=24) for seed in range(3)]
+    both = ladder.conclude(ladder.summarise([*ROWS, *wider]))
+    assert "W = 12, learned t = 2 1; " in both and "W = 24, learned t = 1 1 1." in both
 
 
 def test_a_ladder_that_nobody_climbed_is_reported():
     nobody = [climbed(1, 0), climbed(2, 0)]
     (one, two) = ladder.summarise(nobody)
     assert one["depth"] == two["depth"] == 1 and not any(one["reached"] + two["reached"])
-    assert "left t = 0 behind" in ladder.conclude([one, two])
+    assert "learned t = 0" in ladder.conclude([one, two])
 
 
-def test_every_seed_is_a_line_of_the_rungs_it_left(tmp_path, monkeypatch):
+def test_every_seed_is_a_line_of_what_it_learned(tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(ladder, "save", lambda figure, path: kept.append(figure))
-    ladder.draw({"rows": ROWS}, tmp_path / "ladder.png")
+    others = [climbed(1, 7, (1, 5, 0.95, LEFT), width=24), {**ROWS[0], "match": "flops_blocks"}]
+    ladder.draw({"rows": [*others, *ROWS]}, tmp_path / "ladder.png")
     drawn = kept[0].axes[0].lines
     seeds = [line for line in drawn if line.get_marker() in "os"]
-    assert [list(line.get_ydata()) for line in seeds] == [[0, 1, 2]] * 2 + [[0, 1, 2, 3]] * 2
+    assert [list(line.get_ydata()) for line in seeds] == [[0, 1, 2], [0, 1], *[[0, 1, 2, 3]] * 2]
     assert list(seeds[0].get_xdata()) == [0, 20e9, 60e9]
     rest = [line for line in drawn if line.get_linestyle() == ":"]
-    assert [list(line.get_xdata()) for line in rest] == [
-        [60e9, 100e9],
-        [70e9, 100e9],
-        [40e9, 100e9],
-        [50e9, 100e9],
-    ]
-    crosses = [line for line in drawn if line.get_marker() == "x"]
-    assert [list(line.get_ydata()) for line in crosses] == [[], [2], [], []]
+    assert [line.get_xdata()[0] for line in rest] == [60e9, 25e9, 40e9, 50e9]
+    assert all(line.get_xdata()[1] == 100e9 for line in rest)

@@ -39,7 +39,7 @@ def build_results(sweep_dir: Path, plan: dict[str, Any]) -> dict[str, Any]:
     rows = load_rows(sweep_dir)
     finished = {row["cell"] for row in rows}
     kind = kind_of(plan["experiment"])
-    checking.rows(rows, {**kind.fields, **_RUN_FIELDS}, str(sweep_dir))
+    checking.rows(rows, {**kind.fields, **_RUN_FIELDS}, str(sweep_dir), kind.in_curve)
     summary = kind.summarise(rows)
     configs = _configs(sweep_dir, rows)
     shared = {

@@ -5,6 +5,7 @@ traceback or, worse, in a page.
 """
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from experiments.report.files import ReportError
@@ -61,10 +62,12 @@ DEPTH_COST_FIELDS = _TRAINED | {
     "budget_flops": int,
     "blocks": int,
 }
-LADDER_FIELDS: dict[str, Any] = {"climb_every": int}
-_ON_LADDER: dict[str, Any] = {"rung": int, "learned": bool, "floor": _NUMBER, "step": int} | {
+# The curve of a run that climbs says on which rung it was.
+ON_LADDER: dict[str, Any] = {"rung": int, "learned": bool, "floor": _NUMBER, "step": int} | {
     "train_tokens": int,
     "train_flops": int,
+    "exact_accuracy": _NUMBER,
+    "label_accuracy": _NUMBER,
 }
 DEPTH_FIELDS = _TRAINED | {"label": str, "by_depth": dict}
 RESULT_FIELDS: dict[str, Any] = {"experiment": str, "preset": str, "commit": str}
@@ -81,8 +84,17 @@ def fields(value: Mapping[str, Any], wanted: Mapping[str, Any], place: str) -> N
             raise ReportError(f"{place}: {name} is {value[name]!r}")
 
 
-def rows(found: Iterable[Any], wanted: Mapping[str, Any], place: str) -> None:
-    """The same for all rows of a results file or a sweep, which `place` names."""
+def rows(
+    found: Iterable[Any],
+    wanted: Mapping[str, Any],
+    place: str,
+    in_curve: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """The same for all rows of a results file or a sweep, which `place` names.
+
+    Args:
+      in_curve: what every point of a row's curve must hold.
+    """
     for number, row in enumerate(found):
         if not isinstance(row, dict):
             raise ReportError(f"{place}: row {number} is {row!r}")
@@ -96,10 +108,10 @@ def rows(found: Iterable[Any], wanted: Mapping[str, Any], place: str) -> None:
                 raise ReportError(f"{at}: label_accuracy_by_position is {by_position!r}")
             wanted_there = dict.fromkeys(by_position, _NUMBER)
             fields(by_position, wanted_there, f"{at}: label_accuracy_by_position")
-        for number, point in enumerate(row["curve"]) if "climb_every" in wanted else ():
+        for point in row["curve"] if in_curve else ():
             if not isinstance(point, dict):
                 raise ReportError(f"{at}: curve holds {point!r}")
-            fields(point, _ON_LADDER, f"{at}, point {number} of the curve")
+            fields(point, in_curve, f"{at}: curve")
         for depth, scores in row["by_depth"].items() if "by_depth" in wanted else ():
             if not depth.isdigit() or not isinstance(scores, dict):
                 raise ReportError(f"{at}: by_depth holds {depth!r}: {scores!r}")

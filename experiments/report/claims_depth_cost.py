@@ -9,8 +9,8 @@ from experiments.report.sources import Source
 from experiments.report.verdicts import Claim, Finding, Verdict, not_run
 from experiments.report.words import scientific
 
-_EXPERIMENTS = ("cost_of_depth", "rollout_ladder", "cost_of_depth_depo")
-_HOW = "EXP=cost_of_depth, rollout_ladder or cost_of_depth_depo"
+_EXPERIMENTS = ("cost_of_depth", "cost_of_depth_depo")
+_HOW = "EXP=cost_of_depth or cost_of_depth_depo"
 _APART = "apart"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from experiments.report.sources import Source
 
 D_MODEL = 64
+CLIMB_AT = 0.95  # of the batches right, where t climbs
 _STATES = 2, 32, 32  # of a block: heads, keys, values
 
 
@@ -15,11 +16,13 @@ def departures(source: Source, row: Mapping[str, Any]) -> list[str]:
     d_model = row.get("d_model", D_MODEL)
     hidden = config.get("model.mlp_hidden", 2 * d_model)
     fields = ("value_heads", "key_dim", "value_dim")
+    climbs = config.get("curriculum.climb_at") or CLIMB_AT
     names = [f"model.gated_delta_net.{field}" for field in fields]
     states = tuple(config.get(name, usual) for name, usual in zip(names, _STATES, strict=True))
     heads, keys, values = states
     found = {
         f"d = {d_model}": d_model != D_MODEL,
+        f"at {climbs:g}": climbs != CLIMB_AT,
         f"MLPs of {hidden}": hidden != 2 * d_model,
         f"{heads} state{'s' * (heads > 1)} of {keys} x {values}": states != _STATES,
     }

@@ -3,7 +3,7 @@
 experiments/report/needed.py says how seeds are averaged and compared.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from experiments.report.files import ReportError
@@ -285,14 +285,22 @@ def _times(one: DepthCost | None, group: DepthCost) -> str:
     return sign + bracketed(ratio(one, group), lambda value: f"{value:.2f}")
 
 
-def conclude(summary: Sequence[DepthCost], further: Sequence[str] = ()) -> str:
-    """What each N took at each depth, which took least, how that grows, and `further` sentences."""
+def conclude(
+    summary: Sequence[DepthCost],
+    further: Sequence[str] = (),
+    growth: Callable[[Sequence[DepthCost]], str] = lambda series: _growth(series),
+) -> str:
+    """What each N took at each depth, which took least, how that grows, and `further` sentences.
+
+    Args:
+      growth: of one N over its depths, in words.
+    """
     sets = compared(summary)
     if not sets:
         return "Nothing can be compared yet: no run has finished."
     target = summary[0]["target_accuracy"]
     said = [f"at {where} {_at(groups)}" for where, groups in zip(_places(sets), sets, strict=True)]
-    grown = filter(None, map(_growth, _series(sets)))
+    grown = filter(None, map(growth, _series(sets)))
     text = f"To an exact accuracy of {target:g}, in training FLOPs: {'; '.join(said)}."
     if told := "; ".join(grown):
         text += f" From one depth to the next they grow, {told}."

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ class Kind(NamedTuple):
         "sequences), Wilson over the answers scored where n is 1"
     )
     fields: Mapping[str, Any] = checking.ANY_FIELDS  # of every row
+    in_curve: Mapping[str, Any] = MappingProxyType({})  # of every point of its curve
     # Tables under the main one: title, header, lines.
     also: Callable[[Sequence[Any]], list[tuple[str, Sequence[str], list[list[str]]]]] = (
         lambda summary: []
@@ -127,7 +129,7 @@ def _cost_of_depth(kind: Kind, task: depth_cost.Task) -> Kind:
 
 COST_OF_DEPTH = _cost_of_depth(RULE_110, depth_cost.RULE_110)
 ROLLOUT_LADDER = COST_OF_DEPTH._replace(
-    fields={**COST_OF_DEPTH.fields, **checking.LADDER_FIELDS},
+    in_curve=checking.ON_LADDER,
     summarise=ladder.summarise,
     conclude=ladder.conclude,
     drawings={"ladder.png": ladder.draw},

@@ -1,7 +1,8 @@
 """The report of runs that climb from t to t + 1: every rung is a depth, with what it took.
 
-What a rung took counts from the first step of the run on, lower rungs included. It is reached if
-the run left it and unseen sequences had then the target accuracy.
+What a rung took counts from the first step of the run on, lower rungs included, to the first
+evaluation on it at which unseen sequences had the target accuracy. The run goes on to the next one
+when its training batches say so, which is later. Rungs of one run are not independent.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from experiments.report import depth_cost
-from experiments.report.depth_cost import DepthCost, name
+from experiments.report.depth_cost import ON_TOKENS, DepthCost, name, setting
 from experiments.report.style import MARKERS, STYLE, colours, save, scale_axis
-from experiments.report.summary import Row
+from experiments.report.summary import Row, mean
 from experiments.report.words import scientific
 
 _WIDTH = 7.0  # inches, both columns
@@ -23,11 +24,17 @@ _COUNTS = {"train_flops": "training FLOPs", "train_tokens": "training tokens"}
 
 
 def summarise(rows: Iterable[Row]) -> list[DepthCost]:
-    """One group an N and rung, over its seeds, of all rungs that any run has left."""
+    """One group an N and rung, over its seeds, of all rungs that any run has left or learned."""
     rows = list(rows)
-    highest = max((point["rung"] for row in rows for point in _left(row)), default=1)
+    floors = {(row["width"], p["rung"]): p["floor"] for row in rows for p in row["curve"]}
+    highest = max((p["rung"] for row in rows for p in _left(row) + learned(row)), default=1)
     return depth_cost.summarise(
-        depth_cost.RULE_110, [_at(row, rung) for row in rows for rung in range(1, highest + 1)]
+        depth_cost.RULE_110,
+        [
+            {**_at(row, rung), "floor": floors.get((row["width"], rung), row["floor"])}
+            for row in rows
+            for rung in range(1, highest + 1)
+        ],
     )
 
 
@@ -36,41 +43,68 @@ def _left(row: Row) -> list[Row]:
     return [point for point in row["curve"] if point["learned"]]
 
 
+def learned(row: Row) -> list[Row]:
+    """Of each rung the first evaluation with the target accuracy, if there is one."""
+    first: dict[int, Row] = {}
+    for point in row["curve"]:
+        if point["exact_accuracy"] >= row["target_accuracy"]:
+            first.setdefault(point["rung"], point)
+    return list(first.values())
+
+
 def _at(row: Row, rung: int) -> Row:
     """The row as if the run had been of this depth alone, and ended when it was learned."""
-    here = [point for point in row["curve"] if point["rung"] == rung]
-    floor = here[0]["floor"] if here else row["floor"]
-    usual = {**row, "rollout_steps": rung, "floor": floor, "curve": here, "reached": False}
-    enough = (p for p in _left(row) if p["exact_accuracy"] >= row["target_accuracy"])
-    learned = next((point for point in enough if point["rung"] == rung), None)
-    if learned is None:
-        return usual
-    # Whether to climb was asked so many steps before, and was answered with no.
-    share = 1 - row["climb_every"] / learned["step"]
-    before = {**learned, **{count: round(learned[count] * share) for count in _COUNTS}}
-    counts = {count: learned[count] for count in _COUNTS}
-    return {**usual, **counts, "reached": True, "curve": [before, learned]}
+    curve = row["curve"]
+    found = next((point for point in learned(row) if point["rung"] == rung), None)
+    left = next((point for point in _left(row) if point["rung"] == rung), None)
+    # Where it left without having learned, no more is known than that it took longer than that.
+    end = found or left or row
+    if found:
+        seen = curve[: curve.index(found) + 1][-2:]
+    else:  # what it had to show for all of the budget, if that is where it stood at the end
+        seen = [] if left else [point for point in curve[-1:] if point["rung"] == rung]
+    return {
+        **row,
+        **{count: end[count] for count in _COUNTS},
+        "rollout_steps": rung,
+        "reached": found is not None,
+        "curve": seen,
+    }
 
 
 def conclude(summary: Sequence[DepthCost]) -> str:
     """How high each N got, and what each rung took."""
-    return depth_cost.conclude(summary, list(filter(None, [_heights(summary)])))
+    return depth_cost.conclude(summary, list(filter(None, [_heights(summary)])), growth=_rises)
+
+
+def _rises(series: Sequence[DepthCost]) -> str:
+    """`N = 1 by 1.9e12, 2.5e12`, the means of what each rung took more than the one before."""
+    pairs = zip(series, series[1:], strict=False)
+    more = [
+        mean([after - before for before, after in zip(one["flops"], two["flops"], strict=True)])
+        for one, two in pairs
+    ]
+    return f"{name(series[0])} by {', '.join(map(scientific, more))}" if more else ""
 
 
 def _heights(summary: Sequence[DepthCost]) -> str:
+    """`By seed N = 1 learned t = 4 3 5.`"""
+    runs: dict[tuple[Any, ...], list[DepthCost]] = {}
+    for group in summary:
+        runs.setdefault((setting(group), group["match"], group["passes"]), []).append(group)
+    several = len({setting(group) for group in summary}) > 1
     said = []
-    for label in dict.fromkeys(name(group) for group in summary):
-        groups = [group for group in summary if name(group) == label]
+    for groups in runs.values():
         seeds = range(len(groups[0]["seeds"]))
         tops = [max((g["depth"] for g in groups if g["reached"][i]), default=0) for i in seeds]
-        budget = scientific(groups[0]["budget_flops"])
-        said.append(f"{label} left t = {' '.join(map(str, tops))} behind with at most {budget}")
+        where = f", {groups[0]['size']}," * several
+        said.append(f"{name(groups[0])}{where} learned t = {' '.join(map(str, tops))}")
     return f"By seed {'; '.join(said)}." if said else ""
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """The rungs left over training FLOPs and tokens, a line a seed, a colour an N."""
-    rows = sorted(results["rows"], key=lambda row: row["passes"])
+    rows = _shown(results["rows"])
     looks: dict[int, dict[str, Any]] = {
         passes: {"color": colour, "marker": MARKERS[i % len(MARKERS)]}
         for i, (passes, colour) in enumerate(colours(row["passes"] for row in rows).items())
@@ -88,17 +122,24 @@ def draw(results: dict[str, Any], path: Path) -> None:
         save(figure, path)
 
 
+def _shown(rows: Sequence[Row]) -> list[Row]:
+    """By N, what spent its FLOPs on tokens, of the setting with most runs."""
+    settings: dict[tuple[Any, ...], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["passes"]):
+        if row["match"] in ON_TOKENS:
+            key = row["update_rule"], row["regime"], row["width"]
+            settings.setdefault(key, []).append(row)
+    return max(settings.values(), key=len, default=[])
+
+
 def _panel(
     axis: Axes, rows: Sequence[Row], count: str, looks: Mapping[int, Mapping[str, Any]]
 ) -> None:
     for row in rows:
-        look, left = looks[row["passes"]], _left(row)
-        x, y = [0, *(p[count] for p in left)], [0, *(p["rung"] for p in left)]
+        look, rungs = looks[row["passes"]], learned(row)
+        x, y = [0, *(p[count] for p in rungs)], [0, *(p["rung"] for p in rungs)]
         axis.plot(x, y, linewidth=0.9, markersize=3, markevery=range(1, len(x)), **look)
         axis.plot([x[-1], row[count]], [y[-1]] * 2, ":", color=look["color"], linewidth=0.7)
-        unseen = [p for p in left if p["exact_accuracy"] < row["target_accuracy"]]
-        ends = [p[count] for p in unseen], [p["rung"] for p in unseen]
-        axis.plot(*ends, "x", color="black", markersize=4)
 
 
 def _caption(rows: Sequence[Row]) -> str:
@@ -106,7 +147,6 @@ def _caption(rows: Sequence[Row]) -> str:
         return "no finished cell"
     row = rows[0]
     return (
-        f"W = {row['width']}; each line a seed, which goes on to t + 1 when it has learned t; "
-        f"dotted: the rest of its budget; crosses: then fewer than {row['target_accuracy']:g} of "
-        "unseen sequences were right"
+        f"W = {row['width']}; a line a seed, which goes on to t + 1 when it has learned t; marks: "
+        f"{row['target_accuracy']:g} of unseen sequences right; dotted: the rest of its budget"
     )

@@ -2,8 +2,7 @@
 
 A line is one depth of one source of `EXP=cost_of_depth`, `rollout_ladder`, `cost_of_depth_depo` or
 `ttt_e2e`, on the test split, where N = 1 stands beside a larger N with seeds enough for an
-interval. Every N of it had the same FLOPs at most. Rungs of a ladder (“t climbs”) are of the same
-runs, so their lines are not independent.
+interval. Every N of it had the same FLOPs at most.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,8 +34,9 @@ NOTE = (
     "sequence right; Depo: answers at that depth): geometric means over seeds, 95 % intervals. "
     "“Less” and “more” than N = 1 takes: the two intervals do not overlap. > is a lower limit, "
     "without interval: not every seed got there with the FLOPs that each was allowed; then it is "
-    "“less” or “more” if all seeds of the two lie apart (exact rank test, .05). Rates that differ "
-    "stand by N."
+    "“less” or “more” if all seeds of the two lie apart (exact rank test, .05). Where t climbs, "
+    "all depths are of the same runs, easier ones first, and count from their first step on. Rates "
+    "that differ stand by N."
 )
 OTHERS = "The same depths once more, with other seeds, rates or limits"
 _WIDTH, _HEIGHT = 8.5, 2.2  # inches, the figure's and a row's

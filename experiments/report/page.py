@@ -34,6 +34,7 @@ _FIGURES = {
     "line for each N",
     "needs_by_depth.png": "training FLOPs and tokens until the target was reached, over depth: "
     "every seed small, their geometric means joined, a line for each N",
+    "ladder.png": "depths learned over training FLOPs and tokens, a line a seed",
     "cost_of_sleep.png": "latency of a token and bytes of state by context length; waking, "
     "sleeping and training by N",
 }

@@ -100,7 +100,7 @@ def load(path: Path, origin: str, name: str) -> Source:
     if isinstance(rows, list) and rows:
         rows = [_with_regime(row) for row in rows]
         results = {**results, "rows": rows}
-    checking.rows(rows, kind.fields, str(path))
+    checking.rows(rows, kind.fields, str(path), kind.in_curve)
     try:
         summary = kind.summarise(rows)
     except ReportError as error:

@@ -178,12 +178,14 @@ class _Run:
             self._one_step()
             if self.step % config.train.log_every == 0 or self.step == 1:
                 self._log()
-            learned = self.ladder.is_learned(self.step)
+            with self.goodput.spent(TRAINING):  # waits for the step if it has to decide
+                learned = self.ladder.is_learned(self.step)
             if self.step in evaluations or learned:
                 self._evaluate(learned=learned)
             if learned and self.step < steps and not self.ladder.is_top(self.ladder.rung):
                 self.ladder.climb()
-                self.examples.change(self.ladder.task)
+                with self.goodput.spent("data"):
+                    self.examples.change(self.ladder.task)
             if self.checkpoints.due(self.step) or self.step == steps or self.reached:
                 self._save()
 
@@ -350,7 +352,6 @@ class _Run:
             "label_floor": float(self.examples.floor["label"]),
             **self._in_detail(final),
             **self._target(),
-            **({"climb_every": config.curriculum.climb_every} if self.ladder.rung else {}),
             "evaluation_sequences": config.train.evaluation_sequences,
             "evaluation_split": config.train.evaluation_split,
             "accuracy_by_passes": by_passes,
