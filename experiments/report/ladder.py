@@ -62,7 +62,7 @@ def _at(row: Row, rung: int) -> Row:
     if found:
         seen = curve[: curve.index(found) + 1][-2:]
     else:  # what it had to show for all of the budget, if that is where it stood at the end
-        seen = [] if left else [point for point in curve[-1:] if point["rung"] == rung]
+        seen = [point for point in curve[-1:] if point["rung"] == rung]
     return {
         **row,
         **{count: end[count] for count in _COUNTS},
