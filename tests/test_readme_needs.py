@@ -1,11 +1,11 @@
 """What each N needs to learn a depth, as README and experiments/results/*.md have it."""
 
-from itertools import pairwise, permutations
+from itertools import permutations
 
 import numpy as np
 import pytest
 
-from experiments.report import depth_cost, ladder, needed, needs, sources
+from experiments.report import depth_cost, needed, needs, sources
 from sleep_jax.tasks.rule110 import Rule110Config, split_of
 from sleep_jax.tasks.task import SPLITS
 from tests.test_readme import COMMITTED, FOUND, README, RESULTS, committed, flat, section, tables
@@ -417,46 +417,3 @@ def test_gradient_steps_beside_passes():
     assert (
         "at the floor, {} and {} on 4M tokens".format(*(f"{x:.3f}"[1:] for x in floor)) in results
     )
-
-
-def test_how_far_a_ladder_goes():
-    text = flat(section(RESULTS, "How far does it go?"))
-    (shown,) = tables(section(RESULTS, "How far does it go?"))
-    source = committed("rollout_ladder/far")
-    for line, row in zip(shown[2:], source.rows, strict=True):
-        taken = [f"{point['train_flops'] / 1e12:.2f}" for point in ladder.learned(row)]
-        limit = [f"> {row['train_flops'] / 1e12:.2f}"] * (len(shown[0]) - 1 - len(taken))
-        assert line == [f"N = {row['passes']}", *taken, *limit]
-    for passes in (1, 2):
-        groups = [g for g in source.summary if g["passes"] == passes and all(g["reached"])]
-        steps = [b["flops"][0] - a["flops"][0] for a, b in pairwise(groups)]
-        assert f"{', '.join(needed.trillions(step) for step in steps)}e12 for" in text
-        strings = groups[-1]["tokens"][0] / 100 * 4 / 1e6  # of 100 tokens, 4 strings
-        assert f"N = {passes} {'had seen ' * (passes == 1)}{strings:.1f} million" in text
-    one = source.rows[0]
-    last = [point for point in one["curve"] if point["rung"] == 7]
-    scores = sorted(point["exact_accuracy"] for point in last)
-    assert (
-        f"({scores[0]:.2f} to {scores[-1]:.2f}, floor {last[0]['floor']:.3f})".replace("0.", ".")
-        in text
-    )
-    (left,) = (p for p in one["curve"] if p["learned"] and p["rung"] == 6)
-    flops = one["train_flops"] - left["train_flops"]
-    tokens = one["train_tokens"] - left["train_tokens"]
-    assert f"{flops / 1e12:.1f}e12 FLOPs and {tokens / 1e6:.0f} million tokens later" in text
-
-
-def test_how_deep_each_n_gets():
-    text = flat(section(RESULTS, "How deep does each N get?"))
-    groups = committed("rollout_ladder/deep").summary
-    by_depth = {(g["depth"], g["passes"]): g for g in groups}
-    assert [sum(by_depth[4, n]["reached"]) for n in (1, 2)] == [1, 5]
-    pairs = [(by_depth[t, 1], by_depth[t, 2]) for t in range(1, 6)]
-    assert not any(needed.less(a, b) or needed.less(b, a) for a, b in pairs)
-    apart = [t for t, (one, two) in enumerate(pairs, start=1)
-             if needed.below(two["needed_tokens"], one["needed_tokens"])]  # fmt: skip
-    assert apart == [1, 2]
-    two = [by_depth[t, 2]["flops"] for t in range(1, 5)]
-    steps = [np.mean(np.subtract(after, before)) for before, after in pairwise(two)]
-    said = "{}, {} and {}e12 for t = 2, 3 and 4".format(*map(needed.trillions, steps))
-    assert said in text

@@ -1,0 +1,69 @@
+"""What README and experiments/results say of runs that climb from t to t + 1."""
+
+from itertools import pairwise
+
+import numpy as np
+
+from experiments.report import ladder, needed
+from tests.test_readme import FOUND, README, RESULTS, committed, flat, section, tables
+
+
+def test_how_far_a_ladder_goes():
+    text = flat(section(RESULTS, "How far does it go?"))
+    (shown,) = tables(section(RESULTS, "How far does it go?"))
+    source = committed("rollout_ladder/far")
+    for line, row in zip(shown[2:], source.rows, strict=True):
+        taken = [f"{point['train_flops'] / 1e12:.2f}" for point in ladder.learned(row)]
+        limit = [f"> {row['train_flops'] / 1e12:.2f}"] * (len(shown[0]) - 1 - len(taken))
+        assert line == [f"N = {row['passes']}", *taken, *limit]
+    for passes in (1, 2):
+        groups = [g for g in source.summary if g["passes"] == passes and all(g["reached"])]
+        steps = [b["flops"][0] - a["flops"][0] for a, b in pairwise(groups)]
+        assert f"{', '.join(needed.trillions(step) for step in steps)}e12 for" in text
+        strings = groups[-1]["tokens"][0] / 100 * 4 / 1e6  # of 100 tokens, 4 strings
+        assert f"N = {passes} {'had seen ' * (passes == 1)}{strings:.1f} million" in text
+    one = source.rows[0]
+    last = [point for point in one["curve"] if point["rung"] == 7]
+    scores = sorted(point["exact_accuracy"] for point in last)
+    assert (
+        f"({scores[0]:.2f} to {scores[-1]:.2f}, floor {last[0]['floor']:.3f})".replace("0.", ".")
+        in text
+    )
+    (left,) = (p for p in one["curve"] if p["learned"] and p["rung"] == 6)
+    flops = one["train_flops"] - left["train_flops"]
+    tokens = one["train_tokens"] - left["train_tokens"]
+    assert f"{flops / 1e12:.1f}e12 FLOPs and {tokens / 1e6:.0f} million tokens later" in text
+
+
+def test_how_deep_each_n_gets():
+    text = flat(section(RESULTS, "How deep does each N get?"))
+    groups = committed("rollout_ladder/deep").summary
+    by_depth = {(g["depth"], g["passes"]): g for g in groups}
+    assert [sum(by_depth[4, n]["reached"]) for n in (1, 2)] == [1, 5]
+    pairs = [(by_depth[t, 1], by_depth[t, 2]) for t in range(1, 6)]
+    assert not any(needed.less(a, b) or needed.less(b, a) for a, b in pairs)
+    apart = [t for t, (one, two) in enumerate(pairs, start=1)
+             if needed.below(two["needed_tokens"], one["needed_tokens"])]  # fmt: skip
+    assert apart == [1, 2]
+    two = [by_depth[t, 2]["flops"] for t in range(1, 5)]
+    steps = [np.mean(np.subtract(after, before)) for before, after in pairwise(two)]
+    said = "{}, {} and {}e12 for t = 2, 3 and 4".format(*map(needed.trillions, steps))
+    assert said in text
+
+
+def test_the_pages_say_it_too():
+    rows = committed("rollout_ladder/deep").rows
+    for passes in (1, 2):
+        tops = sorted(
+            (
+                max(p["rung"] for p in ladder.learned(row))
+                for row in rows
+                if row["passes"] == passes
+            ),
+            reverse=True,
+        )
+        said = f"{['one pass', 'two'][passes - 1]} got to t = {' '.join(map(str, tops))}"
+        assert said in flat(README) and said in FOUND
+    far = committed("rollout_ladder/far").rows
+    tops = [max(p["rung"] for p in ladder.learned(row)) for row in far]
+    assert tops == [6, 7] and "learned t = 6 and two passes t = 7" in flat(README)
