@@ -59,9 +59,17 @@ def cpu() -> Preset:
 def deep() -> Preset:
     """Five seeds of N = 1 and 2, with the FLOPs for t = 5 or so.
 
-    Expected: experiments/results/rollout_ladder/deep.
+    `make experiment EXP=rollout_ladder PRESET=deep`: 47 minutes on two cores of an AMD EPYC
+    (Genoa). Expected: experiments/results/rollout_ladder/deep.
     """
     return _two_blocks(12, (10, 11, 12, 13, 14), 12_500_000, (1, 2))
+
+
+def h100() -> Preset:
+    """One GPU: the paper's model, N in {1, 2, 4}, to its t = 32 at most. Not measured yet."""
+    preset = _ladder(presets.h100(), _WIDE, _CLIMBING)
+    preset = dataclasses.replace(preset, passes=(1, 2, 4))
+    return to_learn(preset, {32: (0, 1, 2)}, **WATCHED)
 
 
 def smoke() -> Preset:
@@ -84,7 +92,7 @@ def planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
 
 EXPERIMENT = binary.Experiment(
     name="rollout_ladder",
-    presets={"cpu": cpu, "deep": deep, "smoke": smoke},
+    presets={"cpu": cpu, "deep": deep, "h100": h100, "smoke": smoke},
     depth_flag=_ROLLOUT_STEPS,
     lowest_depth=1,
     about=lambda task: {},
