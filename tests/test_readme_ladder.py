@@ -67,3 +67,25 @@ def test_the_pages_say_it_too():
     far = committed("rollout_ladder/far").rows
     tops = [max(p["rung"] for p in ladder.learned(row)) for row in far]
     assert tops == [6, 7] and "learned t = 6 and two passes t = 7" in flat(README)
+
+
+def test_what_is_said_of_t_4_alone():
+    one, two = committed("cost_of_depth/w24_t4").summary
+    assert needed.less(two, one) and sum(one["reached"]) == 0 and sum(two["reached"]) == 5
+    alone, limit = needed.quote(two, needed.trillions), one["budget_flops"] / 1e12
+    assert f"every seed, with {alone}, one pass in none of five with {limit:.2f}, apart" in FOUND
+    times = limit / (two["needed_flops"]["mean"] / 1e12)
+    said = f"in five seeds of five, one pass in none with {times:.1f} times as many"
+    assert said in flat(README)
+    text = flat(section(RESULTS, "Is the ladder a help?"))
+    assert f"in none with {times:.1f} times the FLOPs, apart" in text
+    fit = one.get("fit")
+    assert fit and f"ends with {fit['unseen']:.2f} of unseen".replace("0.", ".") in text
+    (climbed,) = (
+        group
+        for group in committed("rollout_ladder/deep").summary
+        if (group["depth"], group["passes"]) == (4, 2)
+    )
+    with_it = needed.quote(climbed, needed.trillions)
+    assert f"Two passes take {alone} without it and {with_it} with it" in text
+    assert not needed.less(two, climbed)

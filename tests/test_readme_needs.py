@@ -22,7 +22,7 @@ WIDTHS = [
 def test_what_each_n_needs_in_short():
     (shown,) = tables(section(README, "What we have found so far"))
     first, _ = needs.parted(needs.lines(sources.committed(COMMITTED)))
-    assert shown[0] == needs.header(first) and len(shown) == 11
+    assert shown[0] == needs.header(first) and len(shown) == 12
     assert all(line in needs.cells(first) for line in shown[2:])
     names = ("cpu", "cpu", "deep", "deep_2.5e-3")
     sets = [depth_cost.compared(committed(f"cost_of_depth/{name}").summary) for name in names]
