@@ -51,7 +51,8 @@ def _two_blocks(top: int, seeds: tuple[int, ...], tokens: int, passes: tuple[int
 def cpu() -> Preset:
     """`make experiment EXP=rollout_ladder`: N = 1, 2 and 4, one seed, to t = 3 or so.
 
-    Expected: experiments/results/rollout_ladder/cpu.
+    14 minutes on one core of an AMD EPYC (Genoa), beside other work; N = 4 has the rate of N = 2,
+    which was not tuned for it. Expected: experiments/results/rollout_ladder/cpu.
     """
     return _two_blocks(12, (0,), 2_900_000, (1, 2, 4))
 

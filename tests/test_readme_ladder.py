@@ -81,6 +81,11 @@ def test_what_is_said_of_t_4_alone():
     assert f"in none with {times:.1f} times the FLOPs, apart" in text
     fit = one.get("fit")
     assert fit and f"ends with {fit['unseen']:.2f} of unseen".replace("0.", ".") in text
+    (half,) = committed("cost_of_depth/w24_t4_2.5e-3").summary
+    fit = half.get("fit")
+    assert (
+        fit and f"(one seed, announced: {fit['unseen']:.2f} at the end".replace("0.", ".") in text
+    )
     (climbed,) = (
         group
         for group in committed("rollout_ladder/deep").summary
