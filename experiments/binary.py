@@ -107,8 +107,20 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
     if _MATCH.value is not None:
         selected = dataclasses.replace(selected, match=_match(_MATCH.value, passes))
     _refuse_swept_fields({f"task.{flag.name}": flag.name, **experiment.swept})
-    _refuse_another_end(config.train.target_accuracy, preset.config.train.target_accuracy)
-    _refuse_another_ladder(config.curriculum.climb_at, preset.config.curriculum.climb_at)
+    # Runs that end at an accuracy cannot be reported as runs of one budget, nor those as these.
+    _refuse_another_report(
+        "train.target_accuracy",
+        config.train.target_accuracy,
+        preset.config.train.target_accuracy,
+        "rollout_ladder, cost_of_depth, cost_of_depth_depo, ttt_e2e",
+    )
+    # Of a run that climbs, depth and scores are those of a rung, which one report can tell.
+    _refuse_another_report(
+        "curriculum.climb_at",
+        config.curriculum.climb_at,
+        preset.config.curriculum.climb_at,
+        "rollout_ladder",
+    )
     if _SEEDS.value is not None:
         seeds = cli.parse_numbers("seeds", _SEEDS.value, 0, "whole numbers")
         if not seeds:
@@ -162,26 +174,11 @@ def _refuse_swept_fields(swept: Mapping[str, str]) -> None:
             )
 
 
-def _refuse_another_end(target: float, usual: float) -> None:
-    """Runs that end at an accuracy cannot be reported as runs of one budget, nor those as these."""
-    if bool(target) != bool(usual):
-        allowed = (
-            "more than 0"
-            if usual
-            else "0, or EXP=rollout_ladder, cost_of_depth, cost_of_depth_depo, ttt_e2e"
-        )
-        raise UserError(
-            f"--set=train.target_accuracy={target:g} is not possible here; allowed: {allowed}"
-        )
-
-
-def _refuse_another_ladder(climb: float, usual: float) -> None:
-    """Of a run that climbs, depth and scores are those of a rung, which one report can tell."""
-    if bool(climb) != bool(usual):
-        allowed = "more than 0" if usual else "0, or EXP=rollout_ladder"
-        raise UserError(
-            f"--set=curriculum.climb_at={climb:g} is not possible here; allowed: {allowed}"
-        )
+def _refuse_another_report(field: str, given: float, usual: float, elsewhere: str) -> None:
+    """Of the fields with 0 for off that decide what a run is reported as: off and on stay so."""
+    if bool(given) != bool(usual):
+        allowed = "more than 0" if usual else f"0, or EXP={elsewhere}"
+        raise UserError(f"--set={field}={given:g} is not possible here; allowed: {allowed}")
 
 
 def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:

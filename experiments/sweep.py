@@ -66,14 +66,14 @@ def _check_other_seeds(cells: Iterable[Cell], directory: Path) -> None:
     """The report makes one mean of all seeds of a cell, so they must be of one configuration."""
     there: dict[str, Path] = {}
     for path in sorted(directory.glob("cells/*/config.json")):
-        there.setdefault(_without_seed(path.parent.name), path.parent)
+        there.setdefault(_setting_of(path.parent.name), path.parent)
     for cell in cells:
-        if path := there.get(_without_seed(cell.name)):
+        if path := there.get(_setting_of(cell.name)):
             records.check_config(path, to_dict(cell.config), but=("train.seed",))
 
 
-def _without_seed(name: str) -> str:
-    """And without the depth of runs that climb, since all rungs are reported as one run's."""
+def _setting_of(name: str) -> str:
+    """The name less its seed, and less the depth of runs that climb, whose rungs are one run's."""
     name = re.sub(r"-s\d+(?=-|$)", "", name)
     return re.sub(r"-t\d+(?=-)", "", name) if "-climbs" in name else name
 

@@ -1,6 +1,6 @@
 """What README and experiments/results say of runs that climb from t to t + 1."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -49,6 +49,30 @@ def test_how_deep_each_n_gets():
     steps = [np.mean(np.subtract(after, before)) for before, after in pairwise(two)]
     said = "{}, {} and {}e12 for t = 2, 3 and 4".format(*map(needed.trillions, steps))
     assert said in text
+
+
+def test_the_rank_test_that_was_not_announced():
+    groups = committed("rollout_ladder/deep").summary
+    found = []
+    for depth in range(1, 6):
+        taken = [
+            flops if reached else np.inf
+            for group in groups
+            if group["depth"] == depth
+            for flops, reached in zip(group["flops"], group["reached"], strict=True)
+        ]
+        assert len(taken) == 10  # five of N = 1, then five of N = 2
+        orders = [_before(taken, two) for two in combinations(range(10), 5)]
+        far = [abs(order - 12.5) >= abs(_before(taken, range(5, 10)) - 12.5) for order in orders]
+        found.append(f"{np.mean(far):.2f}"[1:])
+    said = "has p = {}, {}, {}, {} and {} at t = 1 to 5".format(*found)
+    assert said in flat(section(RESULTS, "How deep does each N get?"))
+
+
+def _before(taken, chosen):
+    """In how many pairs the chosen took less than the others, ties being half (Mann-Whitney)."""
+    others = [taken[i] for i in range(10) if i not in chosen]
+    return sum((taken[i] < other) + 0.5 * (taken[i] == other) for i in chosen for other in others)
 
 
 def test_the_pages_say_it_too():

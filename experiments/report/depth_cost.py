@@ -285,10 +285,20 @@ def _times(one: DepthCost | None, group: DepthCost) -> str:
     return sign + bracketed(ratio(one, group), lambda value: f"{value:.2f}")
 
 
+def _growth(series: Sequence[DepthCost]) -> str:
+    """`N = 1 3.1, 2.5 times`, or nothing where there are no two depths."""
+    depths = [group["depth"] for group in series]
+    if len(series) < 2 or len(set(depths)) < len(depths):
+        return ""
+    solved = [group["needed_flops"]["mean"] for group in series]
+    factors = ", ".join(f"{b / a:.1f}" for a, b in zip(solved, solved[1:], strict=False))
+    return f"{name(series[0])} {factors} times"
+
+
 def conclude(
     summary: Sequence[DepthCost],
     further: Sequence[str] = (),
-    growth: Callable[[Sequence[DepthCost]], str] = lambda series: _growth(series),
+    growth: Callable[[Sequence[DepthCost]], str] = _growth,
 ) -> str:
     """What each N took at each depth, which took least, how that grows, and `further` sentences.
 
@@ -364,13 +374,3 @@ def _in_vain(group: DepthCost) -> str:
     trained, unseen = f"{group['fit']['trained']:.2f}", f"{group['fit']['unseen']:.2f}"
     who = f"at {group['at']} {name(group)}"
     return f"{who}, of {trained} on what it trained on and {unseen} on what it did not"
-
-
-def _growth(series: Sequence[DepthCost]) -> str:
-    """`N = 1 3.1, 2.5 times`, or nothing where there are no two depths."""
-    depths = [group["depth"] for group in series]
-    if len(series) < 2 or len(set(depths)) < len(depths):
-        return ""
-    solved = [group["needed_flops"]["mean"] for group in series]
-    factors = ", ".join(f"{b / a:.1f}" for a, b in zip(solved, solved[1:], strict=False))
-    return f"{name(series[0])} {factors} times"

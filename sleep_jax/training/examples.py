@@ -1,6 +1,7 @@
 """What a run trains on and is evaluated on: of its task, or of the rung of its ladder."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -22,18 +23,18 @@ class Examples:
       floor: of the sequences, as the task has it.
     """
 
-    def __init__(self, config: RunConfig, mesh: Mesh, task: Task):
-        """Begins with the run's first batch."""
+    def __init__(
+        self, config: RunConfig, mesh: Mesh, task: Task, position: dict[str, Any] | None = None
+    ):
+        """Begins at a position that `batches.get_state` gave, or with the run's first batch."""
         self._config, self._mesh = config, mesh
-        self._set(task)
+        self._set(task, position)
 
     def change(self, task: Task) -> None:
         """Goes on with another task at the same position."""
-        position = self.batches.get_state()
-        self._set(task)
-        self.batches.set_state(position)
+        self._set(task, self.batches.get_state())
 
-    def _set(self, task: Task) -> None:
+    def _set(self, task: Task, position: dict[str, Any] | None) -> None:
         config = self._config
         part, parts = distributed.batch_part(self._mesh)
         self.batches = make_iterator(
@@ -45,6 +46,8 @@ class Examples:
                 process_count=parts,
             )
         )
+        if position is not None:
+            self.batches.set_state(position)
         at = dataclasses.replace(config, task=task)
         self.sequences: Batch = evaluation_sequences(at, config.train.evaluation_sequences)
         self.floor = task.floor(self.sequences)

@@ -97,13 +97,13 @@ class _Run:
         self.compiled: dict[Stage, jax.stages.Compiled] = {}
         self.rate = schedule(config.optimizer, config.steps)
         self.ladder = Ladder(config)
-        self.examples = Examples(config, mesh, self.ladder.task)
         self.flops = np.cumsum(training_flops_by_step(config))
 
         self.checkpoints = Checkpoints(
             directory / "checkpoints", train.checkpoint_every, train.keep_checkpoints
         )
-        self.state, self.step = self._start()
+        self.state, self.step, position = self._start()
+        self.examples = Examples(config, mesh, self.ladder.task, position)
         self.metrics = records.Metrics(directory, self.step, writes=processes.is_first())
         self.reached = any(self._is_target(record) for record in self.metrics.records)
         self.goodput.resume({"lost": self._lost()})
@@ -114,7 +114,8 @@ class _Run:
         self.goodput.charge("other")
         self.logged = (self.step, self.goodput.now())
 
-    def _start(self) -> tuple[TrainState, int]:
+    def _start(self) -> tuple[TrainState, int, dict[str, Any] | None]:
+        """State, steps done, and the position in the batches; None: at their first."""
         shardings = state_shardings(self.program, self.mesh)
         abstract = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -124,15 +125,13 @@ class _Run:
         restored = self.checkpoints.restore(abstract)
         if restored is None:
             state = make_init(self.program, self.mesh)(self.config.train.seed)
-            return state.replace(params=self._pretrained(state.params)), 0
+            return state.replace(params=self._pretrained(state.params)), 0, None
         step, state, progress = restored
         if "ladder" in progress:
             self.ladder.restore(progress["ladder"])
-            self.examples.change(self.ladder.task)
-        self.examples.batches.set_state(progress["data"])
         self.goodput.resume(progress["seconds"])
         log.info("resuming at step %d of %d", step, self.config.steps)
-        return state, step
+        return state, step, progress["data"]
 
     def _pretrained(self, params: Parameters) -> Parameters:
         """The parameters, those that the run's pretrained file has taken from there."""
