@@ -176,6 +176,19 @@ def test_the_smoke_preset(tmp_path):
         assert len(refused.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "preset, ladder_of", [("deep", "t12-W24-{}-climbs"), ("narrow", "t6-W16-marked-{}-climbs")]
+)
+def test_presets_of_five_seeds_give_both_n_the_same_flops(tmp_path, preset, ladder_of):
+    arguments = (f"--preset={preset}", f"--workdir={tmp_path}", "--dry_run")
+    plan = ends("experiments", "rollout_ladder", *arguments).stdout
+    seeds = [ladder_of.format(f"s{seed}") for seed in range(10, 15)]
+    runs = [line.split() for line in plan.splitlines() if line.startswith("hybrid-")]
+    names = [f"hybrid-N2-{seed}" for seed in seeds] + [f"hybrid-N1-{seed}-flops" for seed in seeds]
+    assert [name for name, *_ in runs] == names
+    assert len({flops for *_, flops in runs}) == 1 and len({steps for _, steps, *_ in runs}) == 2
+
+
 def test_other_experiments_refuse_to_climb(tmp_path):
     for name in ("cellular_automata", "rollout_curriculum", "cost_of_depth"):
         climb = ("--set=curriculum.climb_at=0.9", f"--workdir={tmp_path}", "--dry_run")
