@@ -78,7 +78,7 @@ def narrow() -> Preset:
     model = dataclasses.replace(preset.config.model, mlp_hidden=2)
     preset = dataclasses.replace(preset, config=dataclasses.replace(preset.config, model=model))
     preset = _ladder(preset, Rule110Config(width=16, window=17, marked=True), _CLIMBING)
-    # On the validation split, one seed: for N = 1 the best of four; for N = 2 the first that was tried.
+    # On the validation split, one seed: the best of four for N = 1, the first tried for N = 2.
     preset = until_learned.at_rate(preset, muon_learning_rate=5e-3)
     preset = dataclasses.replace(preset, passes=(1, 2), matched_rates={1: 2.5e-3})
     preset = to_learn(preset, {6: _SEEDS}, tokens=50_000_000, **WATCHED)
