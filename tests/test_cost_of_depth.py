@@ -11,7 +11,13 @@ from absl.testing import flagsaver
 from matplotlib.figure import Figure
 
 from experiments import binary, cost_of_depth, until_learned
-from experiments.report import claims_depth_cost, depth_cost, depth_cost_figure, needed
+from experiments.report import (
+    claims_depth_cost,
+    claims_stop,
+    depth_cost,
+    depth_cost_figure,
+    needed,
+)
 from experiments.report.files import ReportError
 from experiments.report.sources import load
 from experiments.report.verdicts import Verdict
@@ -445,3 +451,19 @@ def test_an_n_that_is_there_twice_is_an_error():
     twice = [*took([1, 2]), *({**one, "match": "tokens"} for one in took([1, 2]))]
     with pytest.raises(ReportError, match="N = 1 is there twice at t = 2, W = 12"):
         depth_cost.lines(summarise(twice))
+
+
+def test_one_pass_stops_where_its_depth_is_a_run_of_its_own():
+    def in_vain(*last, depth=2):
+        stands = [(60, 0.4), (70, 0.4), (80, 0.41), (100, 0.41), *last]
+        curve = [point(flops, exact_accuracy=accuracy) for flops, accuracy in stands]
+        return [{**one, "reached": False} for one in took([100] * 5, depth=depth, curve=curve)]
+
+    def verdict(rows):
+        learned = took([9, 9.1, 9.2, 9.3, 9.4], 2)
+        return claims_stop.one_pass_stops(source([*rows, *learned], "cost_of_depth")).verdict
+
+    assert verdict(in_vain()) == Verdict.SHOWN
+    # That it rises at another depth does not matter, at this one it does.
+    assert verdict([*in_vain(), *in_vain((100, 0.6), depth=1)]) == Verdict.SHOWN
+    assert verdict([*in_vain((100, 0.6))[:1], *in_vain()[1:]]) == Verdict.NOT_SHOWN

@@ -6,10 +6,11 @@ import json
 import pytest
 from chex import assert_trees_all_equal
 
-from experiments.report import ladder
+from experiments.report import claims_stop, ladder
 from experiments.report.files import ReportError
 from experiments.report.needed import less
 from experiments.report.sources import load
+from experiments.report.verdicts import Verdict
 from sleep_jax.config import CurriculumConfig
 from sleep_jax.curriculum import Ladder
 from sleep_jax.errors import UserError
@@ -19,7 +20,7 @@ from sleep_jax.training import loop
 from sleep_jax.training.evaluation import evaluation_sequences
 from tests import tiny
 from tests.from_outside import ends, run
-from tests.test_report_claims import row
+from tests.test_report_claims import row, source
 from tests.test_training import state_at, stop_before, train
 
 
@@ -315,3 +316,47 @@ def test_every_seed_is_a_line_of_what_it_learned(tmp_path, monkeypatch):
     rest = [line for line in drawn if line.get_linestyle() == ":"]
     assert [line.get_xdata()[0] for line in rest] == [60e9, 25e9, 40e9, 50e9]
     assert all(line.get_xdata()[1] == 100e9 for line in rest)
+
+
+def standing(seed, *last, rung=2):
+    """Of one pass, with accuracies at 60, 70, 80 .. of 100e9 FLOPs; below that on its way."""
+    later = [(rung, 60 + 10 * i, accuracy) for i, accuracy in enumerate(last)]
+    return climbed(1, seed, (1, 20, 0.95, LEFT), (rung, 50, 0.1), *later)
+
+
+LEARNED = [climbed(2, seed, (1, 10, 0.95, LEFT), (2, 30, 0.95, LEFT)) for seed in range(5)]
+
+
+@pytest.mark.parametrize(
+    "odd, verdict, says",
+    [
+        (standing(0, 0.3, 0.31, 0.3, 0.34), Verdict.SHOWN, "rose by 0.015 0.010"),
+        (standing(0, 0.3, 0.3, 0.32, 0.33), Verdict.NOT_SHOWN, "rose by 0.025 0.010"),
+        (
+            standing(0, 0.3, 0.91, 0.92, 0.92),
+            Verdict.NOT_SHOWN,
+            "t = 2: N = 1, t climbs 1 of 5",
+        ),
+        (
+            climbed(1, 0, (1, 20, 0.5), (1, 70, 0.96, LEFT), (2, 90, 0.3)),
+            Verdict.NOT_SHOWN,
+            "rose by a rung 0.010",
+        ),
+        (standing(0, 0.3, 0.3), Verdict.NOT_SHOWN, "rose by a rung 0.010"),  # or nobody looked
+    ],
+)
+def test_one_pass_has_stopped_where_no_seed_of_it_gets_nearer(odd, verdict, says):
+    others = [standing(seed, 0.4, 0.4, 0.41, 0.41) for seed in range(1, 5)]
+    found = claims_stop.one_pass_stops(source([odd, *others, *LEARNED], "rollout_ladder"))
+    assert found.verdict == verdict and says in found.numbers
+    assert "t = 2, W = " in found.scale
+
+
+def test_where_two_passes_do_not_all_learn_nothing_is_said_to_stop():
+    stuck = [standing(seed, 0.4, 0.4, 0.41, 0.41) for seed in range(5)]
+    rows = [*stuck, *LEARNED[:4], climbed(2, 4, (1, 10, 0.95, LEFT), (2, 100, 0.8))]
+    found = claims_stop.one_pass_stops(source(rows, "rollout_ladder"))
+    assert found.verdict == Verdict.NOT_SHOWN
+    assert "t = 2: N = 1, t climbs 0 of 5, N = 2, t climbs 4 of 5" in found.numbers
+    alone = claims_stop.one_pass_stops(source(stuck, "rollout_ladder"))
+    assert alone.verdict == Verdict.NOT_RUN

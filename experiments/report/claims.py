@@ -1,8 +1,14 @@
 """All claims, the paper's and ours, in the order in which a reader meets them."""
 
-from experiments.report import claims_cost, claims_depth, claims_depth_cost, claims_rule110
+from experiments.report import (
+    claims_cost,
+    claims_depth,
+    claims_depth_cost,
+    claims_rule110,
+    claims_stop,
+)
 from experiments.report.verdicts import Claim
 
-_MODULES = (claims_rule110, claims_depth_cost, claims_depth, claims_cost)
+_MODULES = (claims_rule110, claims_depth_cost, claims_stop, claims_depth, claims_cost)
 PAPER: tuple[Claim, ...] = tuple(claim for module in _MODULES for claim in module.CLAIMS)
 OURS: tuple[Claim, ...] = tuple(claim for module in _MODULES for claim in module.OUR_CLAIMS)

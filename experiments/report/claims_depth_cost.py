@@ -9,12 +9,12 @@ from experiments.report.sources import Source
 from experiments.report.verdicts import Claim, Finding, Verdict, not_run
 from experiments.report.words import scientific
 
-_EXPERIMENTS = ("cost_of_depth", "cost_of_depth_depo")
-_HOW = "EXP=cost_of_depth or cost_of_depth_depo"
+EXPERIMENTS = ("cost_of_depth", "cost_of_depth_depo", "rollout_ladder")
+HOW = "EXP=cost_of_depth, cost_of_depth_depo or rollout_ladder"
 _APART = "apart"
 
 
-def _pairs(source: Source, largest: bool = False) -> list[tuple[DepthCost, DepthCost]]:
+def against_one_pass(source: Source, largest: bool = False) -> list[tuple[DepthCost, DepthCost]]:
     """N = 1 and one larger N, the same at every depth, where both have seeds for an interval.
 
     Of the setting with most depths. The larger N is the smallest there is, or the largest if there
@@ -33,7 +33,8 @@ def _pairs(source: Source, largest: bool = False) -> list[tuple[DepthCost, Depth
     return [(groups[0], group) for groups in chosen for group in groups if group["passes"] == n]
 
 
-def _scale(source: Source, pairs: Sequence[tuple[DepthCost, DepthCost]]) -> str:
+def scale(source: Source, pairs: Sequence[tuple[DepthCost, DepthCost]]) -> str:
+    """At which depths, of what model, with how many seeds a verdict falls."""
     depths = ", ".join(one["at"] for one, _ in pairs)
     one = pairs[0][0]
     seeds = min(len(group["seeds"]) for pair in pairs for group in pair)
@@ -47,12 +48,12 @@ def _scale(source: Source, pairs: Sequence[tuple[DepthCost, DepthCost]]) -> str:
 
 def few_passes(source: Source) -> Finding:
     """At some depth the smallest N > 1 takes less, and at none more."""
-    return _compared(source, _pairs(source), cheaper=1)
+    return _compared(source, against_one_pass(source), cheaper=1)
 
 
 def many_passes(source: Source) -> Finding:
     """At some depth the largest N takes more than N = 1, and at none less."""
-    return _compared(source, _pairs(source, largest=True), cheaper=0)
+    return _compared(source, against_one_pass(source, largest=True), cheaper=0)
 
 
 def _compared(
@@ -68,7 +69,7 @@ def _compared(
         for (one, more), *apart in zip(pairs, true, wrong, strict=True)
     )
     verdict = Verdict.SHOWN if any(true) and not any(wrong) else Verdict.NOT_SHOWN
-    return Finding(verdict, said, _scale(source, pairs))
+    return Finding(verdict, said, scale(source, pairs))
 
 
 def _need(group: DepthCost) -> str:
@@ -81,7 +82,9 @@ def _words(true: bool, wrong: bool) -> str:
 
 def falls_behind(source: Source) -> Finding:
     """The FLOPs of N = 1 over those of the smallest N > 1, at the least depth and the greatest."""
-    pairs = [pair for pair in _pairs(source) if all(all(group["reached"]) for group in pair)]
+    pairs = [
+        pair for pair in against_one_pass(source) if all(all(group["reached"]) for group in pair)
+    ]
     if len(pairs) < 2:
         return not_run("N = 1 and a larger N, two seeds each, that all learned two depths")
     first, last = (ratio(one, few) for one, few in (pairs[0], pairs[-1]))
@@ -89,7 +92,7 @@ def falls_behind(source: Source) -> Finding:
         f"{one['at']}: {ratio(one, few)['mean']:.2f} times {name(few)}" for one, few in pairs
     )
     verdict = Verdict.SHOWN if below(first, last) else Verdict.NOT_SHOWN
-    return Finding(verdict, said, _scale(source, pairs))
+    return Finding(verdict, said, scale(source, pairs))
 
 
 CLAIMS = ()
@@ -100,9 +103,9 @@ OUR_CLAIMS = (
         "A few passes learn a depth with fewer training FLOPs than one pass.",
         f"The smallest N > 1 takes less than N = 1 to the target accuracy at some depth, {_APART}, "
         "and at none more.",
-        _EXPERIMENTS,
+        EXPERIMENTS,
         few_passes,
-        _HOW,
+        HOW,
     ),
     Claim(
         "depth-many-passes",
@@ -110,9 +113,9 @@ OUR_CLAIMS = (
         "Many passes take more training FLOPs than one pass to learn a depth.",
         f"The largest N takes more than N = 1 to the target accuracy at some depth, {_APART}, and "
         "at none less.",
-        _EXPERIMENTS,
+        EXPERIMENTS,
         many_passes,
-        _HOW,
+        HOW,
     ),
     Claim(
         "depth-falls-behind",
@@ -120,8 +123,8 @@ OUR_CLAIMS = (
         "The deeper, the further one pass falls behind: its FLOPs grow faster with depth.",
         "The FLOPs of N = 1 over those of the smallest N > 1 are more at the greatest depth than "
         f"at the least, {_APART}.",
-        _EXPERIMENTS,
+        EXPERIMENTS,
         falls_behind,
-        f"{_HOW} at several depths",
+        f"{HOW} at several depths",
     ),
 )
