@@ -14,7 +14,7 @@ CSS = """
 }
 * { box-sizing: border-box; }
 html { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-body { margin: 0 auto; padding: 1rem; max-width: 76rem; color: var(--text); background: var(--back);
+body { margin: 0 auto; padding: 1rem; max-width: 78rem; color: var(--text); background: var(--back);
   overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.2; }
 h2 { font-size: 1.3rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
@@ -45,7 +45,7 @@ th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; min-width:
 thead th, thead td { background: var(--panel); }
 tbody td.middle { min-width: 10.5rem; overflow-wrap: anywhere; }
 tbody td.long { min-width: 15rem; }
-tbody th { font-weight: 600; min-width: 9rem; position: sticky; left: 0; background: var(--back); }
+tbody th { font-weight: 600; min-width: 10.5rem; position: sticky; left: 0; background: var(--back); }
 @media (max-width: 40rem) { tbody th { max-width: 40vw; overflow-wrap: break-word; } }
 figure { margin: 1rem 0; }
 img { max-width: 100%; height: auto; padding: .3rem; background: #ffffff; }
