@@ -467,3 +467,17 @@ def test_one_pass_stops_where_its_depth_is_a_run_of_its_own():
     # That it rises at another depth does not matter, at this one it does.
     assert verdict([*in_vain(), *in_vain((100, 0.6), depth=1)]) == Verdict.SHOWN
     assert verdict([*in_vain((100, 0.6))[:1], *in_vain()[1:]]) == Verdict.NOT_SHOWN
+
+
+def test_a_rise_is_that_of_the_greatest_depth():
+    accuracies = [(50, 0.9), (60, 0.1), (75, 0.3), (80, 0.5), (100, 0.7)]
+    curve = [
+        {
+            "train_flops": flops,
+            "exact_accuracy": 0.5,
+            "by_depth": {"2": {"exact_accuracy": 0.8}, "10": {"exact_accuracy": accuracy}},
+        }
+        for flops, accuracy in accuracies
+    ]
+    assert claims_stop.rise(curve, 100) == pytest.approx(0.4)
+    assert claims_stop.rise(curve[:3], 100) is None and claims_stop.rise(curve[3:], 100) is None

@@ -8,7 +8,6 @@ from experiments.report.needed import less
 from experiments.report.sources import Source
 from experiments.report.summary import Row, mean
 from experiments.report.verdicts import Claim, Finding, Verdict, not_run
-from sleep_jax.training.evaluation import exact_at_greatest_depth
 
 _STANDS = 0.02  # a rise that is not called one
 
@@ -59,8 +58,14 @@ def rise(curve: Sequence[Row], budget: float) -> float | None:
     )
     if not before or not last or len({point.get("rung") for point in before + last}) > 1:
         return None
-    first, second = ([exact_at_greatest_depth(point) for point in some] for some in (before, last))
-    return mean(second) - mean(first)
+    first, second = (mean([_exact(point) for point in some]) for some in (before, last))
+    return second - first
+
+
+def _exact(point: Row) -> float:
+    """At the greatest depth, where an evaluation has several."""
+    depths = point.get("by_depth")
+    return (depths[max(depths, key=int)] if depths else point)["exact_accuracy"]
 
 
 CLAIMS = ()
