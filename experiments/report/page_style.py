@@ -45,7 +45,8 @@ th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; min-width:
 thead th, thead td { background: var(--panel); }
 tbody td.middle { min-width: 10.5rem; overflow-wrap: anywhere; }
 tbody td.long { min-width: 15rem; }
-tbody th { font-weight: 600; min-width: 10.5rem; position: sticky; left: 0; background: var(--back); }
+tbody th { font-weight: 600; min-width: 10.5rem; position: sticky; left: 0;
+  background: var(--back); }
 @media (max-width: 40rem) { tbody th { max-width: 40vw; overflow-wrap: break-word; } }
 figure { margin: 1rem 0; }
 img { max-width: 100%; height: auto; padding: .3rem; background: #ffffff; }
