@@ -3,6 +3,7 @@
 from itertools import combinations, pairwise
 
 import numpy as np
+import pytest
 
 from experiments.report import ladder, needed
 from tests.test_readme import FOUND, README, RESULTS, committed, flat, section, tables
@@ -118,3 +119,25 @@ def test_what_is_said_of_t_4_alone():
     with_it = needed.quote(climbed, needed.trillions)
     assert f"Two passes take {alone} without it and {with_it} with it" in text
     assert not needed.less(two, climbed)
+
+
+def tops(rows, passes):
+    """How high each seed of an N got, in the order of seeds."""
+    of_n = sorted((row for row in rows if row["passes"] == passes), key=lambda row: row["seed"])
+    return " ".join(str(max(p["rung"] for p in ladder.learned(row))) for row in of_n)
+
+
+def test_four_blocks_on_the_ladder():
+    text = flat(section(RESULTS, "Four blocks on the ladder"))
+    source = committed("rollout_ladder/four_blocks")
+    one, two = (tops(source.rows, passes) for passes in (1, 2))
+    assert f"By seed one pass gets to t = {one}, two get to t = {two}" in text
+    at = {(g["depth"], g["passes"]): g for g in source.summary}
+    for depth in range(1, 5):
+        pair = at[depth, 1], at[depth, 2]
+        assert not needed.less(*pair) and not needed.less(*reversed(pair))
+    for depth in (2, 3):
+        ahead = [flops < min(at[depth, 2]["flops"]) for flops in at[depth, 1]["flops"]]
+        assert sum(ahead) == 3
+    assert max(at[1, 1]["flops"]) == pytest.approx(1e13, rel=0.05)
+    assert f"{source.rows[0]['parameters'] / 1000:.0f} thousand parameters" in text

@@ -58,6 +58,7 @@ def test_what_each_n_needs_in_short():
         ("How wide the MLPs are", WIDTHS[:3]),
         ("With the paper's four blocks", ["cost_of_depth/four_blocks"]),
         ("How deep does each N get?", ["rollout_ladder/deep"]),
+        ("Four blocks on the ladder", ["rollout_ladder/four_blocks"]),
         ("Is the ladder a help?", ["cost_of_depth/w24_t4"]),
         ("What does each N need to follow two edges?", ["cost_of_depth_depo/cpu"]),
         ("Gradient steps instead of passes", ["ttt_e2e/cpu"]),
