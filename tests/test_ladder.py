@@ -340,9 +340,13 @@ LEARNED = [climbed(2, seed, (1, 10, 0.95, LEFT), (2, 30, 0.95, LEFT)) for seed i
         (
             climbed(1, 0, (1, 20, 0.5), (1, 70, 0.96, LEFT), (2, 90, 0.3)),
             Verdict.NOT_SHOWN,
-            "rose by a rung 0.010",
+            "rose by a depth (or unseen) 0.010",
         ),
-        (standing(0, 0.3, 0.3), Verdict.NOT_SHOWN, "rose by a rung 0.010"),  # or nobody looked
+        (
+            standing(0, 0.3, 0.3),
+            Verdict.NOT_SHOWN,
+            "rose by a depth (or unseen) 0.010",
+        ),  # or nobody looked
     ],
 )
 def test_one_pass_has_stopped_where_no_seed_of_it_gets_nearer(odd, verdict, says):

@@ -25,7 +25,7 @@ def one_pass_stops(source: Source) -> Finding:
     stands = any(all(rise is not None and rise <= _STANDS for rise in at) for at in rises)
     said = "; ".join(
         f"{one['at']}: {_learned(one)}, {_learned(few)}; in its last quarter N = 1 rose by "
-        + " ".join("a rung" if rise is None else f"{rise:.3f}" for rise in at)
+        + " ".join("a depth (or unseen)" if rise is None else f"{rise:.3f}" for rise in at)
         for (one, few), at in zip(beyond, rises, strict=True)
     )
     verdict = Verdict.SHOWN if stands else Verdict.NOT_SHOWN
