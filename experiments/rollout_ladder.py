@@ -71,8 +71,9 @@ def narrow() -> Preset:
     """Ten thousand parameters, so few that one pass stops on the way to t = 6, if it does.
 
     A residual stream of 16, MLPs of 2 hidden units, strings of 16 bits with BOS before each. N = 1
-    and 2, five seeds. `make experiment EXP=rollout_ladder PRESET=narrow`: MEASURED on two cores of
-    an AMD EPYC (Genoa). Expected: experiments/results/rollout_ladder/narrow.
+    and 2, five seeds. `make experiment EXP=rollout_ladder PRESET=narrow`: 77 minutes on two
+    cores of an AMD EPYC (Genoa), beside other work. Expected:
+    experiments/results/rollout_ladder/narrow.
     """
     preset = presets.narrow()
     model = dataclasses.replace(preset.config.model, mlp_hidden=2)

@@ -5,7 +5,8 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from experiments.report import ladder, needed
+from experiments.report import claims_depth_cost, claims_stop, ladder, needed
+from experiments.report.verdicts import Verdict
 from tests.test_readme import FOUND, README, RESULTS, committed, flat, section, tables
 
 
@@ -141,3 +142,38 @@ def test_four_blocks_on_the_ladder():
         assert sum(ahead) == 3
     assert max(at[1, 1]["flops"]) == pytest.approx(1e13, rel=0.05)
     assert f"{source.rows[0]['parameters'] / 1000:.0f} thousand parameters" in text
+
+
+def test_with_ten_thousand_parameters():
+    text = flat(section(RESULTS, "With ten thousand parameters"))
+    source = committed("rollout_ladder/narrow")
+    at = {(g["depth"], g["passes"]): g for g in source.summary}
+    pairs = {depth: (at[depth, 1], at[depth, 2]) for depth in range(1, 7)}
+    one, two = (tops(source.rows, passes) for passes in (1, 2))
+    assert two == "6 6 6 6 6"
+    for page in (text, flat(README), FOUND):
+        assert f"one pass gets to t = {one}" in page
+    apart = [depth for depth, pair in pairs.items() if needed.less(*reversed(pair))]
+    assert apart == list(range(apart[0], 7)) and not any(needed.less(*p) for p in pairs.values())
+    assert f"two passes take less at t = {apart[0]} to 6, apart" in text
+    ratios = [needed.ratio(*pairs[depth]) for depth in (1, 2, 3)]
+    whole = ["{:.1f} [{:.1f}, {:.1f}]".format(r["mean"], *r["ci95"] or ()) for r in ratios]
+    for page in (text, FOUND):
+        assert "{}, {} and {} times".format(*whole) in page
+    said = "{:.1f}, {:.1f} and {:.1f} times".format(*(r["mean"] for r in ratios))
+    assert said in flat(README)
+    assert claims_depth_cost.falls_behind(source).verdict == Verdict.SHOWN
+    assert claims_stop.one_pass_stops(source).verdict == Verdict.NOT_SHOWN
+    for depth in (4, 5):
+        assert not all(pairs[depth][0]["reached"])
+    limits = [needed.ratio(*pairs[depth])["mean"] for depth in (4, 5)]
+    assert "more than {:.1f} and {:.1f} times at t = 4 and 5".format(*limits) in text
+    assert f"in every seed with {needed.quote(at[6, 2], needed.trillions)}" in FOUND
+    ends = sorted((r for r in source.rows if r["passes"] == 1), key=lambda row: row["seed"])
+    stands = (
+        f"{r['curve'][-1]['exact_accuracy']:.2f} of t = {r['curve'][-1]['rung']}" for r in ends
+    )
+    assert ", ".join(stands).replace("0.", ".") in text
+    tokens = pairs[1][0]["tokens"][0] / pairs[1][0]["flops"][0]
+    each = tokens / (pairs[1][1]["tokens"][0] / pairs[1][1]["flops"][0])
+    assert f"a token costs two passes {each:.2f} times as much" in text

@@ -22,7 +22,7 @@ WIDTHS = [
 def test_what_each_n_needs_in_short():
     (shown,) = tables(section(README, "What we have found so far"))
     first, _ = needs.parted(needs.lines(sources.committed(COMMITTED)))
-    assert shown[0] == needs.header(first) and len(shown) == 12
+    assert shown[0] == needs.header(first) and len(shown) == 14
     assert all(line in needs.cells(first) for line in shown[2:])
     names = ("cpu", "cpu", "deep", "deep_2.5e-3")
     sets = [depth_cost.compared(committed(f"cost_of_depth/{name}").summary) for name in names]
@@ -58,6 +58,7 @@ def test_what_each_n_needs_in_short():
         ("How wide the MLPs are", WIDTHS[:3]),
         ("With the paper's four blocks", ["cost_of_depth/four_blocks"]),
         ("How deep does each N get?", ["rollout_ladder/deep"]),
+        ("With ten thousand parameters", ["rollout_ladder/narrow"]),
         ("Four blocks on the ladder", ["rollout_ladder/four_blocks"]),
         ("Is the ladder a help?", ["cost_of_depth/w24_t4"]),
         ("What does each N need to follow two edges?", ["cost_of_depth_depo/cpu"]),
