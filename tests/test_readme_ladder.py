@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.report import claims_depth_cost, claims_stop, ladder, needed
+from experiments.report.summary import student_t_half
 from experiments.report.verdicts import Verdict
 from tests.test_readme import FOUND, README, RESULTS, committed, flat, section, tables
 
@@ -177,3 +178,12 @@ def test_with_ten_thousand_parameters():
     tokens = pairs[1][0]["tokens"][0] / pairs[1][0]["flops"][0]
     each = tokens / (pairs[1][1]["tokens"][0] / pairs[1][1]["flops"][0])
     assert f"a token costs two passes {each:.2f} times as much" in text
+    grown = []
+    for passes in (1, 2):
+        first, third = (np.log(at[depth, passes]["flops"]) for depth in (1, 3))
+        logs = list(third - first)
+        half = student_t_half(logs)
+        grown.append([np.exp(np.mean(logs) + side * half) for side in (0, -1, 1)])
+    one, two = ("{:.1f} [{:.1f}, {:.1f}]".format(*of) for of in grown)
+    assert f"one pass takes {one} times what it takes until t = 1, two passes {two} times" in text
+    assert grown[1][2] < grown[0][1]
