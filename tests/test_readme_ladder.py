@@ -78,22 +78,21 @@ def _before(taken, chosen):
     return sum((taken[i] < other) + 0.5 * (taken[i] == other) for i in chosen for other in others)
 
 
+def tops(rows, passes):
+    """How high each seed of an N got, in the order of seeds."""
+    of_n = sorted((row for row in rows if row["passes"] == passes), key=lambda row: row["seed"])
+    return [max(point["rung"] for point in ladder.learned(row)) for row in of_n]
+
+
 def test_the_pages_say_it_too():
     rows = committed("rollout_ladder/deep").rows
-    for passes in (1, 2):
-        tops = sorted(
-            (
-                max(p["rung"] for p in ladder.learned(row))
-                for row in rows
-                if row["passes"] == passes
-            ),
-            reverse=True,
-        )
-        said = f"{['one pass', 'two'][passes - 1]} got to t = {' '.join(map(str, tops))}"
+    for passes, who in ((1, "one pass"), (2, "two")):
+        best_first = sorted(tops(rows, passes), reverse=True)
+        said = f"{who} got to t = {' '.join(map(str, best_first))}"
         assert said in flat(README) and said in FOUND
     far = committed("rollout_ladder/far").rows
-    tops = [max(p["rung"] for p in ladder.learned(row)) for row in far]
-    assert tops == [6, 7] and "learned t = 6 and two passes t = 7" in flat(README)
+    assert [tops(far, passes) for passes in (1, 2)] == [[6], [7]]
+    assert "learned t = 6 and two passes t = 7" in flat(README)
 
 
 def test_what_is_said_of_t_4_alone():
@@ -123,16 +122,10 @@ def test_what_is_said_of_t_4_alone():
     assert not needed.less(two, climbed)
 
 
-def tops(rows, passes):
-    """How high each seed of an N got, in the order of seeds."""
-    of_n = sorted((row for row in rows if row["passes"] == passes), key=lambda row: row["seed"])
-    return " ".join(str(max(p["rung"] for p in ladder.learned(row))) for row in of_n)
-
-
 def test_four_blocks_on_the_ladder():
     text = flat(section(RESULTS, "Four blocks on the ladder"))
     source = committed("rollout_ladder/four_blocks")
-    one, two = (tops(source.rows, passes) for passes in (1, 2))
+    one, two = (" ".join(map(str, tops(source.rows, passes))) for passes in (1, 2))
     assert f"By seed one pass gets to t = {one}, two get to t = {two}" in text
     at = {(g["depth"], g["passes"]): g for g in source.summary}
     for depth in range(1, 5):
@@ -150,7 +143,7 @@ def test_with_ten_thousand_parameters():
     source = committed("rollout_ladder/narrow")
     at = {(g["depth"], g["passes"]): g for g in source.summary}
     pairs = {depth: (at[depth, 1], at[depth, 2]) for depth in range(1, 7)}
-    one, two = (tops(source.rows, passes) for passes in (1, 2))
+    one, two = (" ".join(map(str, tops(source.rows, passes))) for passes in (1, 2))
     assert two == "6 6 6 6 6"
     for page in (text, flat(README), FOUND):
         assert f"one pass gets to t = {one}" in page

@@ -37,7 +37,7 @@ def _learned(group: DepthCost) -> str:
 
 
 def _rises(source: Source, group: DepthCost) -> list[float | None]:
-    """Of every seed of the group that did not get there."""
+    """Of every seed of the group, how much nearer it still got."""
     keys = ("update_rule", "match", "regime", "passes", "parameters", "budget_flops")
     rows = [row for row in source.rows if all(row[key] == group[key] for key in keys)]
     if source.experiment != "rollout_ladder":  # whose runs are of all depths
@@ -76,7 +76,7 @@ OUR_CLAIMS = (
         "There is a depth that a few passes learn and one pass does not, whatever its tokens.",
         "At some depth every seed of the smallest N > 1 learns and none of N = 1 with the same "
         "FLOPs, apart, and in no seed of N = 1 is the mean accuracy of the last quarter of its "
-        f"FLOPs more than {_STANDS} above that of the quarter before, nor a depth learned in them.",
+        f"FLOPs more than {_STANDS} above that of the quarter before, nor did it go on to a depth.",
         EXPERIMENTS,
         one_pass_stops,
         HOW,
