@@ -238,7 +238,7 @@ def test_groups_are_means_over_seeds_at_each_depth_and_n():
     assert lines[1][-2:] == ["-", "0.900 [0.744, 0.965]"]
 
 
-def test_answers_of_several_depths_have_a_row_each(run):
+def test_answers_of_several_depths_have_a_row_each(run, monkeypatch):
     class Stub:
         step = 7
 
@@ -250,8 +250,9 @@ def test_answers_of_several_depths_have_a_row_each(run):
     task = DepoConfig(nodes=9, window=12, pairs=3, max_hops=2)
     config = dataclasses.replace(tiny.run_config(evaluation_sequences=10), task=task)
     stub: trained.Trained = Stub()  # type: ignore[assignment]
+    monkeypatch.setattr(DepoConfig, "floor_by_depth", lambda task, batch: {1: 0.3, 2: 0.4})
     rows = evaluate._rows(run[0], stub, config, [2])
+    floor = task.floor(evaluation_sequences(config, 10))["exact"]
+    assert [row["floor"] for row in rows] == [floor, 0.3, 0.4]
     assert [(row["depth"], row["answers"]) for row in rows] == [("all", 20), ("1", 12), ("2", 8)]
-    floors = task.floor_by_depth(evaluation_sequences(config, 10))
-    assert [row["floor"] for row in rows[1:]] == [floors[1], floors[2]]
     assert all("by_depth" not in row for row in rows)
