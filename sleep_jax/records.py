@@ -8,6 +8,7 @@ tensorboard/      the same as events
 checkpoints/      see training/checkpoint.py
 claims/           which launcher is at work on it: see claims.py
 profile/          with --profile_steps, the XProf trace of a window of steps
+evaluation/       with `make evaluate`, what the trained model scores elsewhere; it decides nothing
 row.json          the result, written last: a directory that has it is finished
 """
 

@@ -172,10 +172,13 @@ def test_the_binary_reads_a_sweep_at_other_n_and_depths(run, tmp_path):
     assert r"\begin{tabular}" in (tmp_path / "table.tex").read_text()
     assert files(directory) == before
 
+    (directory / "evaluation").mkdir()
+    (directory / "evaluation" / "accuracy_against_passes.png").touch()  # an older one
     deeper = ("--set=task.rollout_steps=2", "--set=train.evaluation_sequences=30")
     done = from_outside.run("experiments.evaluate", f"--run={directory}", *deeper)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads((directory / "evaluation" / "evaluation.json").read_text())["rows"]
+    assert not list((directory / "evaluation").glob("*.png"))
     assert (row["passes"], row["answers"], row["depth"]) == (2, 30, "2")
     shutil.rmtree(directory / "evaluation")
 

@@ -90,6 +90,7 @@ def write(results: dict[str, Any], directory: Path) -> list[Path]:
         "table.tex": latex_table(*table(summary)) + "\n",
     }
     written = [files.write_text(directory / name, text) for name, text in texts.items()]
+    (directory / _FIGURE).unlink(missing_ok=True)  # of another reading
     if len(_passes(summary)) > 1:
         written.append(files.replace(directory / _FIGURE, lambda path: draw(summary, path)))
     return written
