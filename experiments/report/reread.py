@@ -18,8 +18,8 @@ ALL = "all"  # depths of a task whose answers differ in depth
 _FIGURE = "accuracy_against_passes.png"
 _NOTE = (
     "Exact accuracy by the N at which a run was read, whatever N it was trained with. Brackets are "
-    "95% intervals: Student t over seeds, or Wilson over the answers of one seed. The floor is the "
-    "accuracy of the best constant answer on the same sequences."
+    "95% intervals: Student t over seeds, or Wilson over the answers of one seed. The floor is "
+    "what is right on the same sequences without reading them."
 )
 
 
@@ -121,6 +121,6 @@ def draw(summary: Sequence[Reread], path: Path) -> None:
         axis.set_xscale("log", base=2)
         axis.set_xticks(_passes(whole), map(str, _passes(whole)))
         axis.minorticks_off()
-        legend(figure, axis, columns=1, floor="best constant answer")
+        legend(figure, axis, columns=1, floor="floor: unread")
         axis.set(xlabel="N at which a run is read", ylabel="exact accuracy", ylim=(0, 1.02))
         save(figure, path)
