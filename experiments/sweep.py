@@ -177,12 +177,10 @@ def _run_cell(cell: Cell, directory: Path, options: Options, stop: Callable[[], 
             if refusal := processes.agree(refusal):
                 log.info("%s", refusal)
                 return 0
-            config = to_dict(cell.config)
-            records.check_config(path, config)
+            records.check_config(path, to_dict(cell.config))
             mesh = distributed.make_mesh(options.mesh)
             environment = records.environment(mesh, options.flags)
             if claim:
-                records.write_json(path / "config.json", config)
                 records.write_json(path / "environment.json", environment)
 
             def should_stop() -> bool:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sleep_jax import sleep
+from sleep_jax import saved_config, sleep
 from sleep_jax.config import SleepConfig
 
 PAGE = Path(__file__).parent.parent / "sleep_jax" / "README.md"
@@ -46,12 +46,18 @@ def test_sleep_around_a_model_that_is_not_ours(tmp_path):
 
 def test_a_task_that_is_not_ours_is_learned(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(saved_config, "TASKS", dict(saved_config.TASKS))
     found = example("A task of your own", tmp_path / "example.py")
     result = found["result"]
     assert result["exact_accuracy"] > 10 * result["floor"] > 0.1
     assert capsys.readouterr().out == f"{result['exact_accuracy']} {result['floor']}\n"
     assert (tmp_path / "runs/recall/metrics.jsonl").exists()
     task = found["config"].task
+    session = found["session"]
+    asked = task.sample(0, 2, 0, 1)
+    session.feed(asked["context"].reshape(1, -1))
+    session.feed(asked["tokens"][0, :, :1])
+    assert session.answer(3).shape == (1, 3)
     whole = task.sample(3, 1, 0, 8)
     for name, part in task.sample(3, 1, 5, 2).items():
         np.testing.assert_array_equal(part, whole[name][5:7])

@@ -39,11 +39,9 @@ def run(tmp_path_factory):
         steps=STEPS, keep_checkpoints=2, checkpoint_every=20, evaluate_passes=(1, 3)
     )
     directory = tmp_path_factory.mktemp("sweep") / "cells" / NAME
-    directory.mkdir(parents=True)
-    records.write_json(directory / "config.json", to_dict(config))
     mesh = distributed.make_mesh()
-    records.write_json(directory / "environment.json", records.environment(mesh, {}))
     result = loop.train(config, directory, mesh)
+    records.write_json(directory / "environment.json", records.environment(mesh, {}))
     records.write_json(directory / "row.json", {"cell": NAME, **result})
     return directory, result
 

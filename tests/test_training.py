@@ -26,7 +26,6 @@ from tests import tiny
 
 
 def train(config, directory, **options):
-    directory.mkdir(exist_ok=True)
     return loop.train(config, directory, distributed.make_mesh(), **options)
 
 

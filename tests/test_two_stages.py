@@ -41,6 +41,9 @@ def test_it_is_a_run_of_each_kind_one_after_the_other(tmp_path):
     both = run(hard=0.25)
     both.validate()
     until(3, run(EVICT), tmp_path / "by_hand")
+    with pytest.raises(UserError, match="holds a run with sleep.cache='evict', asked was 'slide'"):
+        train(run(SLIDE), tmp_path / "by_hand")
+    (tmp_path / "by_hand" / "config.json").unlink()
     train(run(SLIDE), tmp_path / "by_hand")
     train(both, tmp_path / "both")
     assert_trees_all_equal(state_at(tmp_path / "both", 12), state_at(tmp_path / "by_hand", 12))

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from sleep_jax import distributed, processes, records
 from sleep_jax.chips import CHIPS
-from sleep_jax.config import RunConfig
+from sleep_jax.config import RunConfig, to_dict
 from sleep_jax.curriculum import Ladder, Stage, stages_by_step
 from sleep_jax.flops import training_flops_by_step
 from sleep_jax.model.decoder import Parameters
@@ -59,7 +59,8 @@ def train(
 
     Args:
       config: validated.
-      directory: the run directory; holds checkpoints, metrics and parameters.json afterwards.
+      directory: the run directory; holds config.json, parameters.json, metrics and checkpoints
+        afterwards (records.py).
       should_stop: asked before every step; True saves and raises Interrupted.
       profile_steps: first and last step, from 1, of a trace for XProf.
 
@@ -67,9 +68,14 @@ def train(
       What was measured: accuracies, floors, curve, tokens, FLOPs, seconds by cause.
 
     Raises:
+      UserError: the directory holds a run of another configuration, or its checkpoints are damaged.
       NonFiniteLoss: loss or gradient is not finite; names the step and the checkpoint kept.
       Interrupted: `should_stop` said so.
     """
+    directory.mkdir(parents=True, exist_ok=True)
+    records.check_config(directory, to_dict(config))
+    if processes.is_first():
+        records.write_json(directory / "config.json", to_dict(config))
     run = _Run(config, directory, mesh, profile_steps)
     try:
         run.to_the_end(should_stop)
