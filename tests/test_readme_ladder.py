@@ -180,3 +180,33 @@ def test_with_ten_thousand_parameters():
     one, two = ("{:.1f} [{:.1f}, {:.1f}]".format(*of) for of in grown)
     assert f"one pass takes {one} times what it takes until t = 1, two passes {two} times" in text
     assert grown[1][2] < grown[0][1]
+
+
+def test_with_twice_the_flops():
+    text = flat(section(RESULTS, "With twice the FLOPs"))
+    source = committed("rollout_ladder/narrow_twice")
+    at = {(g["depth"], g["passes"]): g for g in source.summary}
+    one = " ".join(map(str, tops(source.rows, 1)))
+    assert f"**One pass gets to t = {one} now: a price that grows, and no wall up to t = 5" in text
+    assert f"and with twice the FLOPs to t = {one}" in flat(README)
+    assert tops(source.rows, 2) == [6] * 5 and sum(at[5, 1]["reached"]) == 2
+    ratios = {depth: needed.ratio(at[depth, 1], at[depth, 2]) for depth in range(1, 5)}
+    times = "{:.1f} [{:.1f}, {:.1f}]".format(ratios[4]["mean"], *ratios[4]["ci95"] or ())
+    assert f"learns t = 4, with {times} times" in text and f"taking {times} times" in FOUND
+    assert [needed.below(ratios[depth], ratios[4]) for depth in (1, 2, 3)] == [True, False, False]
+    for passes, last in ((1, 4), (2, 6)):
+        means = [at[depth, passes]["needed_flops"]["mean"] for depth in range(1, last + 1)]
+        *steps, end = (f"{after / before:.1f}" for before, after in pairwise(means))
+        assert f"{', '.join(steps)} and {end}" in text
+    assert claims_depth_cost.falls_behind(source).verdict == Verdict.SHOWN
+    assert claims_stop.one_pass_stops(source).verdict == Verdict.NOT_SHOWN
+    rows = sorted((r for r in source.rows if r["passes"] == 1), key=lambda row: row["seed"])
+    ends = (f"{r['curve'][-1]['exact_accuracy']:.2f} of t = {r['curve'][-1]['rung']}" for r in rows)
+    assert ", ".join(ends).replace("0.", ".") in text
+    rises = [claims_stop.rise(row["curve"], row["budget_flops"]) for row in rows]
+    rose = [f"{rise:.2f}".removeprefix("0") for rise in rises if rise is not None]
+    assert "rose by {}, {} and {}.".format(*rose) in text
+    far = at[6, 1]["budget_flops"] / at[6, 2]["needed_flops"]["mean"]
+    assert f"With {far:.1f} times what two passes take until t = 6" in text
+    assert f"with {far:.1f} times the FLOPs that two passes take until t = 6" in flat(README)
+    assert not any(at[6, 1]["reached"])

@@ -59,6 +59,7 @@ def test_what_each_n_needs_in_short():
         ("With the paper's four blocks", ["cost_of_depth/four_blocks"]),
         ("How deep does each N get?", ["rollout_ladder/deep"]),
         ("With ten thousand parameters", ["rollout_ladder/narrow"]),
+        ("With twice the FLOPs", ["rollout_ladder/narrow_twice"]),
         ("Four blocks on the ladder", ["rollout_ladder/four_blocks"]),
         ("Is the ladder a help?", ["cost_of_depth/w24_t4"]),
         ("What does each N need to follow two edges?", ["cost_of_depth_depo/cpu"]),
