@@ -114,7 +114,12 @@ def _set_environment(run: Path) -> None:
 def _environment(run: Path) -> dict[str, Any]:
     """Of the training; empty where it was not recorded."""
     path = run / "environment.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(
+            f"--run: {path} is not JSON ({error}); allowed: what the run wrote"
+        ) from error
 
 
 def _asked(

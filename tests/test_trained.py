@@ -220,6 +220,13 @@ def test_what_never_sleeps_is_read_as_it_was_trained(tmp_path):
             evaluate._asked(tmp_path / name, [], [1, 4], alone=True)
 
 
+def test_a_damaged_environment_is_named(tmp_path):
+    assert evaluate._environment(tmp_path) == {}
+    (tmp_path / "environment.json").write_text("{half")
+    with pytest.raises(UserError, match="environment.json is not JSON .*; allowed: what the run"):
+        evaluate._environment(tmp_path)
+
+
 def test_groups_are_means_over_seeds_at_each_depth_and_n():
     def row(seed, passes, accuracy, depth="1", answers=50):
         return {
