@@ -16,6 +16,8 @@ from experiments.report.words import quote
 
 ALL = "all"  # depths of a task whose answers differ in depth
 _FIGURE = "accuracy_against_passes.png"
+_LEGEND_LINE = 0.14  # inches
+_LINES = ("-", "--", ":")  # when the colours begin again
 _NOTE = (
     "Exact accuracy by the N at which a run was read, whatever N it was trained with. Brackets are "
     "95% intervals: Student t over seeds, or Wilson over the answers of one seed. The floor is "
@@ -101,7 +103,7 @@ def draw(summary: Sequence[Reread], path: Path) -> None:
     shown = [group for group in summary if len(group["by_passes"]) > 1]
     whole = [group for group in shown if group["depth"] == ALL] or shown
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(COLUMN, 2.7))
+        figure, axis = plt.subplots(figsize=(COLUMN, 2.3 + _LEGEND_LINE * len(whole)))
         for place, group in enumerate(whole):
             scores = group["by_passes"].values()
             means = [score["mean"] for score in scores]
@@ -113,6 +115,7 @@ def draw(summary: Sequence[Reread], path: Path) -> None:
                 "color": COLOURS[place % len(COLOURS)],
                 "marker": MARKERS[place % len(MARKERS)],
                 "markersize": 3,
+                "linestyle": _LINES[place // len(COLOURS) % len(_LINES)],
             }
             x, name = list(group["by_passes"]), group["setting"]
             axis.errorbar(x, means, errors, label=name, elinewidth=0.7, capsize=1.2, **look)
