@@ -1,6 +1,7 @@
 """Cells of a sweep: one training run each, with the name of its directory."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 from sleep_jax.config import RunConfig
@@ -13,6 +14,11 @@ HYBRID, EVICTED, FULL_CACHE = "hybrid", "transformer_evicted", "transformer_full
 TOKENS, BLOCKS, WIDTH = "tokens", "blocks", "width"
 EQUAL_TOKENS = "tokens"
 EQUAL_FLOPS = {TOKENS: "flops", BLOCKS: "flops_blocks", WIDTH: "flops_width"}
+
+
+def without_seed(name: str) -> str:
+    """The name of a cell less its seed, which all seeds of one setting share."""
+    return re.sub(r"-s\d+(?=-|$)", "", name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ import dataclasses
 import json
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from experiments import cli, presets
+from experiments.cells import without_seed
 from sleep_jax.config import CurriculumConfig, RunConfig, flatten, to_dict
 from sleep_jax.errors import UserError
 from sleep_jax.overrides import override
@@ -160,28 +160,27 @@ def _rows(
     task, count = config.task, config.train.evaluation_sequences
     sequences = evaluation_sequences(config, count)
     floor, floors = task.floor(sequences)["exact"], task.floor_by_depth(sequences)
+    about = {
+        "run": run.name,
+        "setting": without_seed(run.name),
+        "seed": config.train.seed,
+        "trained_passes": config.sleep.passes,
+        "trained_commit": _environment(run).get("commit", "not recorded"),
+        "step": trained.step,
+        "config": {k: v for k, v in flatten(to_dict(config)).items() if _may_change(k)},
+    }
     rows = []
     for n in passes:
         start = time.monotonic()
-        values = trained.evaluate(sequences, n)
-        about = {
-            "run": run.name,
-            "setting": re.sub(r"-s\d+(?=-|$)", "", run.name),
-            "seed": config.train.seed,
-            "trained_passes": config.sleep.passes,
-            "trained_commit": _environment(run).get("commit", "not recorded"),
-            "step": trained.step,
-            "passes": n,
-            "seconds": time.monotonic() - start,
-            "config": {k: v for k, v in flatten(to_dict(config)).items() if _may_change(k)},
-        }
-        depths = values.pop("by_depth", {})
-        answers = sum(at["answers"] for at in depths.values()) or count
-        depth = ALL if depths else ", ".join(map(str, floors))
-        rows.append({**about, "depth": depth, "answers": answers, "floor": floor, **values})
+        values = trained.evaluate(sequences, n, config.train.batch_size)
+        read = {**about, "passes": n, "seconds": time.monotonic() - start}
+        by_depth = values.pop("by_depth", {})
+        answers = sum(at["answers"] for at in by_depth.values()) or count
+        depth = ALL if by_depth else ", ".join(map(str, floors))
+        rows.append({**read, "depth": depth, "answers": answers, "floor": floor, **values})
         rows += [
-            {**about, "depth": depth, "floor": floors[int(depth)], **at}
-            for depth, at in depths.items()
+            {**read, "depth": depth, "floor": floors[int(depth)], **at}
+            for depth, at in by_depth.items()
         ]
         accuracy = values["exact_accuracy"]
         log.info("%s read at N = %d: exact %.3f (floor %.3f)", run.name, n, accuracy, floor)

@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 
-from experiments.cells import Cell
+from experiments.cells import Cell, without_seed
 from experiments.cli import STOP_SIGNALS, STOPPED, StopSignal, set_up_logging
 from sleep_jax import claims, distributed, processes, records
 from sleep_jax.config import SleepConfig, to_dict
@@ -74,7 +74,7 @@ def _check_other_seeds(cells: Iterable[Cell], directory: Path) -> None:
 
 def _setting_of(name: str) -> str:
     """The name less its seed, and less the depth of runs that climb, whose rungs are one run's."""
-    name = re.sub(r"-s\d+(?=-|$)", "", name)
+    name = without_seed(name)
     return re.sub(r"-t\d+(?=-)", "", name) if "-climbs" in name else name
 
 
@@ -177,7 +177,7 @@ def _run_cell(cell: Cell, directory: Path, options: Options, stop: Callable[[], 
             if refusal := processes.agree(refusal):
                 log.info("%s", refusal)
                 return 0
-            records.check_config(path, to_dict(cell.config))
+            records.check_config(path, to_dict(cell.config))  # before environment.json is replaced
             mesh = distributed.make_mesh(options.mesh)
             environment = records.environment(mesh, options.flags)
             if claim:

@@ -23,7 +23,7 @@ from sleep_jax.session import Session
 from sleep_jax.tasks.task import Batch
 from sleep_jax.training import checkpoint
 from sleep_jax.training.evaluation import evaluate
-from sleep_jax.training.step import Program, abstract_state, state_shardings
+from sleep_jax.training.step import Program, placed_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,15 @@ class Trained:
         program = self.program if passes is None else self.program.at(passes)
         return Session(program.model, self.params, program.sleep, self.config.task.window, batch)
 
-    def evaluate(self, sequences: Batch, passes: int | None = None) -> dict[str, Any]:
-        """What `training.evaluation.evaluate` returns for these sequences of the task."""
-        size = self.config.train.batch_size
+    def evaluate(
+        self, sequences: Batch, passes: int | None = None, batch_size: int | None = None
+    ) -> dict[str, Any]:
+        """What `training.evaluation.evaluate` returns for these sequences of the task.
+
+        Args:
+          batch_size: sequences at a time; None is as many as in training.
+        """
+        size = batch_size or self.config.train.batch_size
         return evaluate(self.program, self.mesh, self.params, sequences, size, passes)
 
 
@@ -72,10 +78,6 @@ def load(directory: str | os.PathLike[str], device: Any = None) -> Trained:
     device = jax.devices()[0] if device is None else device
     mesh = distributed.make_mesh(devices=[device])
     program = Program.of(config, device.platform)
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        abstract_state(program),
-        state_shardings(program, mesh),
-    )
-    step, state = checkpoint.newest(Path(directory) / "checkpoints", abstract)
+    placed = placed_state(program, mesh)
+    step, state = checkpoint.newest(Path(directory) / "checkpoints", placed)
     return Trained(config, program, step, state.params, mesh)

@@ -53,13 +53,9 @@ def batch(index, config=CONFIG):
 def compiled(config, mesh):
     """The step under test."""
     program = Program.of(config, "cpu")
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        step.abstract_state(program),
-        step.state_shardings(program, mesh),
-    )
     rows = distributed.to_mesh(batch(0, config), mesh)
-    lowered = step.make_train_step(program, mesh).lower(abstract, rows, jnp.float32(1.0))
+    placed = step.placed_state(program, mesh)
+    lowered = step.make_train_step(program, mesh).lower(placed, rows, jnp.float32(1.0))
     return lowered.compile()
 
 

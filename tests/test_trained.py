@@ -250,13 +250,15 @@ def test_answers_of_several_depths_have_a_row_each(run, monkeypatch):
     class Stub:
         step = 7
 
-        def evaluate(self, sequences, passes):
+        def evaluate(self, sequences, passes, batch_size):
+            assert batch_size == 4
             at = {"exact_accuracy": 0.5, "label_accuracy": 0.6, "loss": 1.0}
             by_depth = {"1": {**at, "answers": 12}, "2": {**at, "answers": 8}}
             return {**at, "by_depth": by_depth}
 
     task = DepoConfig(nodes=9, window=12, pairs=3, max_hops=2)
-    config = dataclasses.replace(tiny.run_config(evaluation_sequences=10), task=task)
+    train = tiny.run_config(evaluation_sequences=10, batch_size=4)
+    config = dataclasses.replace(train, task=task)
     stub: trained.Trained = Stub()  # type: ignore[assignment]
     monkeypatch.setattr(DepoConfig, "floor_by_depth", lambda task, batch: {1: 0.3, 2: 0.4})
     rows = evaluate._rows(run[0], stub, config, [2])

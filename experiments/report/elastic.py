@@ -8,7 +8,16 @@ from matplotlib import pyplot as plt
 
 from experiments.report.conclusion import is_learned, order
 from experiments.report.groups import Interval, short
-from experiments.report.style import COLOURS, COLUMN, FLOOR, MARKERS, STYLE, legend, save
+from experiments.report.style import (
+    COLOURS,
+    COLUMN,
+    FLOOR,
+    MARKERS,
+    STYLE,
+    draw_intervals,
+    legend,
+    save,
+)
 from experiments.report.summary import ReportError, Row, check_scores, group_rows, interval, mean
 from experiments.report.words import PLAIN, quote, scientific
 
@@ -196,16 +205,11 @@ def by_passes(results: dict[str, Any], path: Path) -> None:
         figure, axis = plt.subplots(figsize=(COLUMN, 2.9))
         for place, group in enumerate(summary):
             colour = COLOURS[place % len(COLOURS)]
-            read = group["by_passes"].values()
-            means = [at["mean"] for at in read]
-            errors = [
-                [mean - at["ci95"][0] for mean, at in zip(means, read, strict=True)],
-                [at["ci95"][1] - mean for mean, at in zip(means, read, strict=True)],
-            ]
             look = {"color": colour, "marker": MARKERS[place % len(MARKERS)], "markersize": 3}
             shift = 2 ** (0.04 * (place - len(summary) / 2))
             x = [int(n) * shift for n in group["by_passes"]]
-            axis.errorbar(x, means, errors, label=name(group), elinewidth=0.7, capsize=1.2, **look)
+            look |= {"label": name(group), "elinewidth": 0.7, "capsize": 1.2}
+            draw_intervals(axis, x, list(group["by_passes"].values()), **look)
             axis.plot(
                 [at["mean_passes"] for at in group["halting"]],
                 [at["exact_accuracy"]["mean"] for at in group["halting"]],

@@ -30,6 +30,7 @@ from experiments.report.style import (
     MATCHED_STYLES,
     STYLE,
     colours,
+    draw_intervals,
     draw_seeds,
     legend,
     save,
@@ -244,10 +245,8 @@ def _draw_series(
 ) -> None:
     groups = sorted(groups, key=lambda group: group["rollout_steps"])
     x = [group["rollout_steps"] * 2**shift for group in groups]
-    y = np.array([group["exact_accuracy"]["mean"] for group in groups])
-    ends = np.array([group["exact_accuracy"]["ci95"] for group in groups]).T
-    errors = np.abs(ends - y)
-    axis.errorbar(x, y, errors, label=name, markersize=4, elinewidth=0.8, capsize=1.5, **look)
+    look = {"label": name, "markersize": 4, "elinewidth": 0.8, "capsize": 1.5, **look}
+    draw_intervals(axis, x, [group["exact_accuracy"] for group in groups], **look)
 
 
 def _draw_depth_floors(axis: Axes, groups: list[Group]) -> None:

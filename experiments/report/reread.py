@@ -9,7 +9,16 @@ from matplotlib import pyplot as plt
 
 from experiments.report import files
 from experiments.report.groups import Interval
-from experiments.report.style import COLOURS, COLUMN, FLOOR, MARKERS, STYLE, legend, save
+from experiments.report.style import (
+    COLOURS,
+    COLUMN,
+    FLOOR,
+    MARKERS,
+    STYLE,
+    draw_intervals,
+    legend,
+    save,
+)
 from experiments.report.summary import Row, interval, mean
 from experiments.report.tables import latex_table, markdown_table
 from experiments.report.words import quote
@@ -105,20 +114,15 @@ def draw(summary: Sequence[Reread], path: Path) -> None:
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(COLUMN, 2.3 + _LEGEND_LINE * len(whole)))
         for place, group in enumerate(whole):
-            scores = group["by_passes"].values()
-            means = [score["mean"] for score in scores]
-            errors = [
-                [abs(mean - score["ci95"][side]) for mean, score in zip(means, scores, strict=True)]
-                for side in (0, 1)
-            ]
             look = {
                 "color": COLOURS[place % len(COLOURS)],
                 "marker": MARKERS[place % len(MARKERS)],
                 "markersize": 3,
                 "linestyle": _LINES[place // len(COLOURS) % len(_LINES)],
             }
-            x, name = list(group["by_passes"]), group["setting"]
-            axis.errorbar(x, means, errors, label=name, elinewidth=0.7, capsize=1.2, **look)
+            x, scores = zip(*group["by_passes"].items(), strict=True)
+            look |= {"label": group["setting"], "elinewidth": 0.7, "capsize": 1.2}
+            draw_intervals(axis, x, scores, **look)
         for floor in {group["floor"] for group in whole}:
             axis.axhline(floor, **FLOOR)
         axis.set_xscale("log", base=2)

@@ -8,13 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from experiments.report import conclusion
 from experiments.report.groups import short
-from experiments.report.style import COLOURS, COLUMN, FLOOR, MARKERS, STYLE, legend, save
+from experiments.report.style import (
+    COLOURS,
+    COLUMN,
+    FLOOR,
+    MARKERS,
+    STYLE,
+    draw_intervals,
+    legend,
+    save,
+)
 from experiments.report.words import TRAINED_ON, quote
 from sleep_jax.model.config import UPDATE_RULES
 
@@ -189,12 +197,10 @@ def _draw_panel(axis: Axes, scores: Sequence[Score]) -> None:
     for place, (label, found) in enumerate(series.items()):
         shift = 0.18 * (place - (len(series) - 1) / 2)
         x = [rules.index(score["update_rule"]) + shift for score in found]
-        y = np.array([score["exact_accuracy"]["mean"] for score in found])
-        ends = np.array([score["exact_accuracy"]["ci95"] for score in found]).T
-        axis.errorbar(
+        draw_intervals(
+            axis,
             x,
-            y,
-            np.abs(ends - y),
+            [score["exact_accuracy"] for score in found],
             label=label,
             linestyle="none",
             marker=MARKERS[place % len(MARKERS)],

@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments.report.groups import Interval
+
 # Okabe and Ito's palette, in the order in which N takes it.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
 MARKERS = "osDPhp"
@@ -64,6 +66,12 @@ def legend(figure: Figure, axis: Axes, columns: int, floor: str) -> None:
     handles, labels = axis.get_legend_handles_labels()
     handles.append(Line2D([], [], **FLOOR))
     figure.legend(handles, [*labels, floor], loc="outside upper center", ncols=columns)
+
+
+def draw_intervals(axis: Axes, x: Sequence[float], scores: Sequence[Interval], **look: Any) -> None:
+    """Means with their 95% intervals as error bars."""
+    y, ends = (np.array([score[name] for score in scores]) for name in ("mean", "ci95"))
+    axis.errorbar(x, y, np.abs(ends.T - y), **look)
 
 
 def scale_axis(axis: Axes, name: str, end: float) -> None:

@@ -30,10 +30,9 @@ from sleep_jax.training.optimizer import label, path_name, schedule
 from sleep_jax.training.step import (
     Program,
     TrainState,
-    abstract_state,
     make_init,
     make_train_step,
-    state_shardings,
+    placed_state,
 )
 from sleep_jax.training.tracing import Tracer
 
@@ -122,13 +121,7 @@ class _Run:
 
     def _start(self) -> tuple[TrainState, int, dict[str, Any] | None]:
         """State, steps done, and the position in the batches; None: at their first."""
-        shardings = state_shardings(self.program, self.mesh)
-        abstract = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            abstract_state(self.program),
-            shardings,
-        )
-        restored = self.checkpoints.restore(abstract)
+        restored = self.checkpoints.restore(placed_state(self.program, self.mesh))
         if restored is None:
             state = make_init(self.program, self.mesh)(self.config.train.seed)
             return state.replace(params=self._pretrained(state.params)), 0, None

@@ -173,6 +173,19 @@ def state_shardings(program: Program, mesh: Mesh) -> TrainState:
     return jax.tree_util.tree_map_with_path(place, abstract_state(program))
 
 
+def placed_state(program: Program, mesh: Mesh) -> TrainState:
+    """`abstract_state` with the sharding of every array, as a checkpoint is restored to.
+
+    Raises:
+      UserError: as `state_shardings`.
+    """
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        abstract_state(program),
+        state_shardings(program, mesh),
+    )
+
+
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey))
 
