@@ -99,6 +99,14 @@ def test_marked_strings_are_a_setting_of_their_own():
     cell = cells.hybrid(dataclasses.replace(BASE, task=task), 4, seed=0)
     assert cell.name == "hybrid-N4-t2-W12-marked-s0"
     assert cell.identity()["regime"] == "strings marked"
+    numbered = dataclasses.replace(task, numbered=True)
+    cell = cells.hybrid(dataclasses.replace(BASE, task=numbered), 4, seed=0)
+    assert cell.name == "hybrid-N4-t2-W12-numbered-s0"
+    assert cell.identity()["regime"] == "strings numbered"
+    one = dataclasses.replace(BASE.task, strings=1)
+    cell = cells.hybrid(dataclasses.replace(BASE, task=one), 4, seed=0)
+    assert cell.name == "hybrid-N4-t2-W12-K1-s0"
+    assert cell.identity()["regime"] == "K = 1"
 
 
 def test_what_muon_adds_is_that_of_whole_gradients():

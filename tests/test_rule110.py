@@ -99,6 +99,11 @@ def test_sampled_labels_follow_from_the_context(width, steps):
     assert (context[..., 0] == rule110.BOS).all()
     assert context[..., 1:].tolist() == batch.pop("context").tolist()
     assert all((other[name] == batch[name]).all() for name in batch)
+    numbered = dataclasses.replace(marked, numbered=True)
+    counted = rule110.sample(numbered, seed=3, split=TRAIN, start=11, count=6)["context"]
+    assert counted[..., 0].tolist() == [[2, 3, 4, 5, 6]] * 6
+    assert numbered.vocab_size == 7 and marked.vocab_size == 3
+    assert (counted[..., 1:] == context[..., 1:]).all()
 
 
 def test_splits_are_disjoint_and_cover_every_string():
@@ -234,6 +239,7 @@ def test_zero_boundary_is_refused_with_its_trivial_score(steps, label):
         ({"rollout_steps": -1}, "rollout_steps=-1"),
         ({"window": 13}, "window=13"),
         ({"marked": True}, "window=12"),
+        ({"numbered": True}, "numbered=True"),
         ({"boundary": "reflect"}, "boundary='reflect'"),
         ({"boundary": "zero"}, "boundary='zero'"),
         ({"held_out": 2}, "held_out=2"),

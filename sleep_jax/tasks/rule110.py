@@ -1,7 +1,8 @@
 """Rule 110: run K bit strings forward t steps in one's head, and say the first bit of each.
 
 The context holds K strings of W bits, one string a window. Then one prediction window follows,
-BOS, y1 .. y_{K-1}, whose targets are y1 .. yK: y_k is cell 0 of string k after t steps.
+BOS, y1 .. y_{K-1}, whose targets are y1 .. yK: y_k is cell 0 of string k after t steps. Tokens of
+their own may stand before the strings (`marked`, `numbered`); the paper's have none.
 
 Strings are words of uint64, bit i of the word being cell i; cell 0 is the first bit that is read.
 """
@@ -21,6 +22,7 @@ from sleep_jax.tasks.task import TEST, TRAIN, VALIDATION, Batch
 BOS = 2
 VOCAB_SIZE = 3
 
+_STRINGS = 4  # K, as the paper has it.
 _BOUNDARIES = ("periodic", "zero")
 _MAX_WIDTH = 64  # One machine word holds one string.
 _MIN_HELD_OUT_STRINGS = 16
@@ -44,30 +46,44 @@ class Rule110Config:
             another one in `held_out` into the validation split.
         marked: BOS stands before every string, as the first token of its window. Without it
             nothing in the tokens says where a string begins; only the window does.
+        numbered: the mark of the k-th string is a token of its own, BOS + k (k from 0), so that a
+            window says which of the K it is. Nothing else tells a pass whose writes hang on the
+            window alone, as the first pass of one fast-weight block does.
     """
 
     name: ClassVar[str] = "rule110"
 
     width: int = 12
-    strings: int = 4
+    strings: int = _STRINGS
     rollout_steps: int = 2
     window: int = 12
     boundary: str = "periodic"
     allow_degenerate: bool = False
     held_out: int = 8
     marked: bool = False
+    numbered: bool = False
 
     @property
     def label(self) -> str:
-        return f"t{self.rollout_steps}-W{self.width}{'-marked' * self.marked}"
+        parts = [f"t{self.rollout_steps}-W{self.width}"]
+        if self.strings != _STRINGS:
+            parts.append(f"K{self.strings}")
+        if self.marked:
+            parts.append("numbered" if self.numbered else "marked")
+        return "-".join(parts)
 
     @property
     def departure(self) -> str:
-        return "strings marked" if self.marked else ""
+        parts = []
+        if self.strings != _STRINGS:
+            parts.append(f"K = {self.strings}")
+        if self.marked:
+            parts.append("strings numbered" if self.numbered else "strings marked")
+        return ", ".join(parts)
 
     @property
     def vocab_size(self) -> int:
-        return VOCAB_SIZE
+        return VOCAB_SIZE + (self.strings - 1) * self.numbered
 
     @property
     def context_windows(self) -> int:
@@ -107,6 +123,8 @@ class Rule110Config:
                 f"{' + 1' * self.marked}, a window holds one string"
                 f"{' and its mark' * self.marked}"
             )
+        if self.numbered and not self.marked:
+            raise UserError("task.numbered=True: a mark has the number; allowed: task.marked=True")
         if self.boundary not in _BOUNDARIES:
             raise UserError(
                 f"task.boundary={self.boundary!r}: must be one of {', '.join(_BOUNDARIES)}"
@@ -264,7 +282,8 @@ def sample(config: Rule110Config, seed: int, split: int, start: int, count: int)
     tokens[..., 1:] = targets[..., :-1]
     context = unpack(strings, config.width).astype(np.int32)
     if config.marked:
-        context = np.insert(context, 0, BOS, axis=-1)
+        marks = BOS + config.numbered * np.arange(config.strings, dtype=np.int32)
+        context = np.insert(context, 0, marks, axis=-1)
     return {
         "context": context,
         "tokens": tokens,
