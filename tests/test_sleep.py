@@ -62,6 +62,33 @@ def test_passes_read_the_features_of_the_pass_before(model):
     assert max(difference.values()) > 1e-3
 
 
+def test_what_one_pass_of_one_fast_weight_block_writes_hangs_on_the_window_alone(model):
+    """It is affine in the state: decay, key and value come from the window, whatever is in it.
+
+    So it cannot tell the first window from the fourth. A second pass can, as its features have
+    read the state; unless the fast weights are all that is handed on.
+    """
+    h = model.embed(CONTEXT[:, 0])
+    _, one = model.blocks(model.embed(CONTEXT[:, 1]), no_fast())
+    _, other = model.blocks(model.embed(CONTEXT[:, 2]), no_fast())
+    both = jax.tree.map(jnp.add, one, other)
+
+    def bent(config: SleepConfig) -> float:
+        write = functools.partial(sleep.sleep, model, h, config=config)
+        after = (write(both), write(no_fast()), write(one), write(other))
+        return max(jax.tree.leaves(jax.tree.map(_departure, *after)))
+
+    assert bent(SleepConfig(passes=1)) < 1e-6
+    assert bent(SleepConfig(passes=3, carry="fast_weights")) < 1e-6
+    assert bent(SleepConfig(passes=2)) > 1e-2
+    assert bent(SleepConfig(passes=2, carry="features")) > 1e-2
+
+
+def _departure(both, none, one, other) -> float:
+    """How far from f(a + b) + f(0) = f(a) + f(b), relative to f(0)."""
+    return float(jnp.linalg.norm(both + none - one - other) / jnp.linalg.norm(none))
+
+
 def test_what_a_pass_hands_on_alone(model):
     """Three passes by hand: the other is in each as it was before the window."""
     h = model.embed(CONTEXT[:, 1])
