@@ -71,6 +71,20 @@ def test_a_narrower_model_is_a_line_of_its_own():
     assert len(needs.firsts(found)) == 2
 
 
+def test_other_blocks_with_fast_weights_are_a_line_of_their_own():
+    delta = "gated_delta_net"
+    patterns = (["attention", delta] * 2, ["attention"] * 3 + [delta], ["attention", delta, delta])
+    given = [
+        source(BOTH, "cost_of_depth", preset="made-up", config={"model.pattern": pattern})
+        for pattern in patterns
+    ]
+    assert sorted(line.task.partition("W = 12")[2] for line in needs.lines(given)) == [
+        "",
+        ", fast weights in block 4 of 4",
+        ", fast weights in blocks 2, 3 of 3",
+    ]
+
+
 @pytest.mark.parametrize(
     "rows",
     [

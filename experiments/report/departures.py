@@ -1,6 +1,6 @@
 """In what the model of a source differs from that of most presets, in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.report.sources import Source
@@ -20,10 +20,20 @@ def departures(source: Source, row: Mapping[str, Any]) -> list[str]:
     names = [f"model.gated_delta_net.{field}" for field in fields]
     states = tuple(config.get(name, usual) for name, usual in zip(names, _STATES, strict=True))
     heads, keys, values = states
+    written = _written(config.get("model.pattern", ()))
     found = {
         f"d = {d_model}": d_model != D_MODEL,
         f"at {climbs:g}": climbs != CLIMB_AT,
         f"MLPs of {hidden}": hidden != 2 * d_model,
+        f"fast weights in {written}": bool(written),
         f"{heads} state{'s' * (heads > 1)} of {keys} x {values}": states != _STATES,
     }
     return [words for words, differs in found.items() if differs]
+
+
+def _written(pattern: Sequence[str]) -> str:
+    """The blocks with fast weights, where they are not every second one; "" where there is none."""
+    found = [i for i, mixer in enumerate(pattern, start=1) if mixer != "attention"]
+    if not found or found == list(range(2, len(pattern) + 1, 2)):
+        return ""
+    return f"block{'s' * (len(found) > 1)} {', '.join(map(str, found))} of {len(pattern)}"
