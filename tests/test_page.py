@@ -91,7 +91,8 @@ def test_an_empty_work_directory_gives_the_committed_results(tmp_path, capsys):
     found, path = report.write(tmp_path / "runs", COMMITTED)
     assert path == tmp_path / "runs" / "index.html"
     written = {path.name for path in (tmp_path / "runs").iterdir()}
-    assert written == {"index.html", "needs.md", "needs.png", "overview.md", "overview.png"}
+    drawn = {f"{name}.{end}" for name in ("needs", "strings", "overview") for end in ("md", "png")}
+    assert written == {"index.html", *drawn}
     assert {source.origin for source in found} == {"committed"} and len(found) >= 6
     assert contents(COMMITTED) == before
 
@@ -123,7 +124,7 @@ def test_every_picture_decodes_and_says_what_it_shows(committed_page):
         assert pixels.shape[:2] == tuple(2 * int(attributes[k]) for k in ("height", "width"))
         assert len(attributes["alt"]) > 40
     of_sources = [a for a in pictures if a["alt"].startswith("committed: ")]
-    assert len(of_sources) == len(pictures) - 2  # all but needs and overview
+    assert len(of_sources) == len(pictures) - 3  # all but needs, strings and overview
 
 
 def test_every_link_has_its_target_and_every_id_is_one(committed_page):
@@ -140,8 +141,13 @@ def test_headings_descend_one_by_one_and_what_was_found_comes_first(committed_pa
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
     titles = [data for tag, data in committed_page.texts if tag == "h2"]
-    first = ["What each N needs to learn a depth", "All tasks at a glance", "Verdicts", "Contents"]
-    assert titles[:4] == first
+    assert titles[:5] == [
+        "What each N needs to learn a depth",
+        "What each N needs to answer each string",
+        "All tasks at a glance",
+        "Verdicts",
+        "Contents",
+    ]
     assert len(committed_page.all("html")) == 1 and committed_page.all("html")[0]["lang"] == "en"
 
 

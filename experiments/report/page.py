@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from experiments.report import claims, comparison, cost, needs, overview
+from experiments.report import claims, comparison, cost, needs, overview, strings
 from experiments.report.kinds import KINDS, kind_of
 from experiments.report.markup import (
     figure,
@@ -50,6 +50,7 @@ _MEANINGS = {
 }
 _PARTS = (
     ("needs", "what each N needs"),
+    ("strings", "and by string"),
     ("overview", "all tasks at a glance"),
     ("contents", "contents"),
     ("comparison", "ours beside theirs"),
@@ -77,7 +78,7 @@ def build(sources: Sequence[Source], others: Sequence[Path], figures: Path) -> s
 
     Args:
       others: Markdown tables of measurements that are no results.json.
-      figures: the directory of needs.png and overview.png.
+      figures: the directory of needs.png, strings.png and overview.png.
     """
     # What has a report of its own comes first; unknown experiments follow by name.
     order = [*KINDS, COST, BENCH]
@@ -94,6 +95,7 @@ def build(sources: Sequence[Source], others: Sequence[Path], figures: Path) -> s
     tables = comparison.comparisons(judged)
     main = [
         _needs(shown, figures / "needs.png"),
+        _strings(shown, figures / "strings.png"),
         _overview(shown, figures / "overview.png"),
         _verdicts(judged),
         _contents(tables, shown, others),
@@ -150,6 +152,18 @@ def _needs(sources: Sequence[Source], drawn: Path) -> str:
 
 def _needs_table(title: str, found: Sequence[needs.Line]) -> str:
     return table(title, needs.header(found), needs.cells(found), titled=True) if found else ""
+
+
+def _strings(sources: Sequence[Source], drawn: Path) -> str:
+    found = strings.lines(sources)
+    title = "What each N needs to answer each string"
+    return tag(
+        "section",
+        tag("h2", title, id="strings"),
+        paragraph(strings.NOTE),
+        figure(drawn, f"{title}: the last string alone and all of them, of the table below"),
+        table(title, strings.header(found), strings.cells(found), titled=True) if found else "",
+    )
 
 
 def _overview(sources: Sequence[Source], drawn: Path) -> str:

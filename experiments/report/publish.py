@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from experiments.report import files, needs, overview, page, sources
+from experiments.report import files, needs, overview, page, sources, strings
 
 
 def write(workdir: Path, committed: Path) -> tuple[list[sources.Source], Path]:
@@ -14,9 +14,11 @@ def write(workdir: Path, committed: Path) -> tuple[list[sources.Source], Path]:
     found = sources.runs(workdir) + sources.committed(committed)
     others = sorted(committed.glob("aot/*.md"))
     workdir.mkdir(parents=True, exist_ok=True)
-    needed, gained = needs.lines(found), overview.lines(found)
+    needed, by_string, gained = needs.lines(found), strings.lines(found), overview.lines(found)
     files.write_text(workdir / "needs.md", needs.markdown(needed))
     files.replace(workdir / "needs.png", lambda path: needs.draw(needed, path))
+    files.write_text(workdir / "strings.md", strings.markdown(by_string))
+    files.replace(workdir / "strings.png", lambda path: strings.draw(by_string, path))
     files.write_text(workdir / "overview.md", overview.markdown(gained))
     files.replace(workdir / "overview.png", lambda path: overview.draw(gained, path))
     return found, files.write_text(workdir / "index.html", page.build(found, others, workdir))
