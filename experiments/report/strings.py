@@ -194,7 +194,7 @@ def markdown(found: Sequence[Line]) -> str:
 
 
 def panels(found: Iterable[Line]) -> dict[tuple[str, int], list[Line]]:
-    """For each task and number of blocks a line a depth and N, the first of those that there are."""
+    """For each task and number of blocks a line a depth and N, the first that there is."""
     chosen: dict[tuple[str, int], dict[tuple[int, int], Line]] = {}
     for line in found:
         of_panel = chosen.setdefault((line.task, line.blocks), {})
