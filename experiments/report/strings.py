@@ -35,7 +35,7 @@ _POSITIONS = "label_accuracy_by_position"
 _SEEDS = 3  # the fewest of a line
 _WIDTH, _HEIGHT, _COLUMNS = 7.0, 2.2, 4  # of the figure in inches, of a row, panels side by side
 _WHOLE = "-"
-_STYLES = {_WHOLE: "all strings right", ":": "the last string alone"}
+_STYLES: dict[Any, str] = {_WHOLE: "all strings right", ":": "the last string alone"}
 
 
 class Line(NamedTuple):
