@@ -145,7 +145,7 @@ def _until_learned(row: Row) -> Row:
     solved = (i for i, score in enumerate(scores) if score >= row["target_accuracy"])
     at = next(solved, None)
     if at is None:
-        return {**row, "reached": False}
+        return row  # nor was all of it ever right
     end = row["curve"][at]
     counts = {count: end[count] for count in ("train_flops", "train_tokens")}
     return {**row, **counts, "reached": True, "curve": row["curve"][: at + 1]}
