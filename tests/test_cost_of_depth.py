@@ -174,6 +174,25 @@ def test_what_is_needed_is_a_geometric_mean_with_its_interval():
     assert needed.need([5], [5], [True])["ci95"] is None
 
 
+def test_what_was_learned_when_first_looked_at_is_an_upper_limit():
+    early, late = took([7] * 4), took([8] * 4, 2)
+    for one in early:
+        one["curve"] = [point(7)]
+    first, second = summarise([*early, *late])
+    assert first["flops_before"] == first["tokens_before"] == [0] * 4
+    assert first["needed_flops"]["ci95"] is None and needed.quote(first) == "< 7.00e09"
+    # At most 7 is less than 8, but need not be more than 6.
+    assert needed.less(first, second)
+    assert depth_cost.lines([first, second])[1][7] == "< 0.88"
+    sooner = summarise(took([6] * 4, 2))[0]
+    assert not needed.less(sooner, first) and not needed.less(first, sooner)
+    both = [{**one, "reached": i > 0} for i, one in enumerate(early)]
+    both[0]["curve"] = [point(7, exact_accuracy=0.5)]
+    (group,) = summarise(both)
+    assert needed.limit_sign(group) == "~ "
+    assert depth_cost.lines([group, second])[1][7] == "not known"
+
+
 def test_an_interval_reaches_back_to_the_evaluation_before():
     rows = took([7, 7, 7])
     for one, before in zip(rows, (6, 6, 5), strict=True):

@@ -247,7 +247,8 @@ def test_a_rung_is_a_depth_with_what_it_took_from_the_start_on():
     assert sorted(groups) == [(t, n) for t in (1, 2, 3) for n in (1, 2)]
     first = groups[1, 1]
     assert first["flops"] == [20e9, 25e9] and first["reached"] == [True, True]
-    assert first["flops_before"] == [10e9, 25e9] and first["tokens"] == [20_000, 25_000]
+    # The second was there when it was first looked at.
+    assert first["flops_before"] == [10e9, 0] and first["tokens"] == [20_000, 25_000]
     # On the rung below it was not learned; not left yet, it was.
     assert groups[3, 2]["flops"] == [40e9, 50e9] and groups[3, 2]["reached"] == [True, True]
     assert groups[3, 2]["flops_before"] == [20e9, 49e9]
@@ -290,7 +291,7 @@ def test_a_curve_that_does_not_say_its_rungs_is_refused(tmp_path):
 def test_the_conclusion_says_how_high_each_seed_got_and_what_a_rung_took():
     said = ladder.conclude(ladder.summarise(ROWS))
     assert "By seed N = 1, t climbs learned t = 2 1; N = 2, t climbs learned t = 3 3." in said
-    assert "at t = 1 N = 1, t climbs 2.24e10" in said
+    assert "at t = 1 N = 1, t climbs < 2.24e10" in said
     assert "From one depth to the next they grow, N = 2, t climbs by 1.25e10, 2.25e10." in said
     wider = [climbed(1, seed, (1, 30, 0.95, LEFT), width=24) for seed in range(3)]
     both = ladder.conclude(ladder.summarise([*ROWS, *wider]))

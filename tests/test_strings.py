@@ -15,7 +15,7 @@ SCORES = {1: ["0.60 0.95", "0.60 0.95", "0.92 0.96"], 2: ["0.60 0.55", "0.93 0.8
 
 
 def asked(passes, at, **changes):
-    """Three seeds that were looked at three times, `at` in units of 1e9 FLOPs; two strings."""
+    """Four seeds that were looked at three times, `at` in units of 1e9 FLOPs; two strings."""
     curve = [
         point(
             flops,
@@ -24,7 +24,7 @@ def asked(passes, at, **changes):
         )
         for flops, scores in zip(at, SCORES[passes], strict=True)
     ]
-    return took([at[-1]] * 3, passes, curve=curve, **changes)
+    return took([at[-1]] * 4, passes, curve=curve, **changes)
 
 
 def of(rows, **changes):
@@ -39,14 +39,13 @@ def test_each_string_counts_from_the_first_evaluation_at_which_it_was_right():
     assert (one.task, one.blocks, one.at) == ("Rule 110, W = 12", 2, "t = 2")
     assert [line.passes for line in (one, two)] == [1, 2] and one.as_is
     assert [group["flops"] for group in (*one.strings, one.whole)] == [
-        [8 * 10**9] * 3,
-        [2 * 10**9] * 3,
-        [8 * 10**9] * 3,
+        [8 * 10**9] * 4,
+        [2 * 10**9] * 4,
+        [8 * 10**9] * 4,
     ]
     assert [group["flops"][0] // 10**9 for group in (*two.strings, two.whole)] == [5, 6, 6]
-    # No evaluation came before the first, which is then all that is known.
-    assert one.strings[0]["flops_before"] == [4 * 10**9] * 3
-    assert one.strings[1]["flops_before"] == [2 * 10**9] * 3
+    assert one.strings[0]["flops_before"] == [4 * 10**9] * 4
+    assert one.strings[1]["flops_before"] == [0] * 4  # there when it was first looked at
 
 
 def test_the_table_says_what_is_apart_of_the_same_string():
@@ -56,13 +55,17 @@ def test_the_table_says_what_is_apart_of_the_same_string():
     ]
     one, two = strings.cells(found)
     assert not any("less" in cell or "more" in cell for cell in one)
-    # 0.00 of 1e12; the interval begins at the evaluation before: [4, 8] and [3, 5] overlap.
+    # The interval begins at the evaluation before: [4, 8] and [3, 5] overlap.
     assert [cell.rpartition("]")[2] for cell in two[4:7]] == ["", " more", ""]
+    assert one[5] == "< 0.00"
 
 
 def test_what_was_never_right_is_a_limit():
-    rows = [*BOTH[3:], *asked(1, (2, 4, 8), reached=False)]
-    never = [{**row, "curve": row["curve"][:1]} if row["passes"] == 1 else row for row in rows]
+    rows = [*BOTH[4:], *asked(1, (2, 4, 8), reached=False)]
+    never = [
+        {**row, "curve": row["curve"][:1], "reached": False} if row["passes"] == 1 else row
+        for row in rows
+    ]
     one, _ = strings.cells(strings.lines([of(never)]))
     assert one[4] == "> 0.01" and not one[5].startswith(">")
 
@@ -71,7 +74,7 @@ def test_what_was_never_right_is_a_limit():
     "rows, experiment",
     [
         (took([8, 8.1, 8.2]), "cost_of_depth"),  # positions were not recorded
-        (BOTH[:2] + BOTH[3:5], "cost_of_depth"),  # too few seeds
+        (BOTH[:2] + BOTH[4:6], "cost_of_depth"),  # too few seeds
         ([{**row, "evaluation_split": "validation"} for row in BOTH], "cost_of_depth"),
         (BOTH, "ttt_e2e"),
         (

@@ -38,6 +38,7 @@ HEADER = (
     "floor",
     "seconds per run",
 )
+_OPPOSITE = str.maketrans("<>", "><")
 _SAME_BUDGET = 0.05  # matched runs end at a whole step, and have whole blocks
 _USUAL_RULE = "gated_delta"
 
@@ -112,10 +113,13 @@ def summarise(task: Task, rows: Iterable[Row]) -> list[DepthCost]:
 def _group(task: Task, rows: list[Row]) -> DepthCost:
     first = rows[0]
     reached = [row["reached"] for row in rows]
-    before = [_before(row["curve"]) or row for row in rows]
-    tokens, tokens_before = ([one["train_tokens"] for one in some] for some in (rows, before))
+    flops, tokens = ([row[count] for row in rows] for count in ("train_flops", "train_tokens"))
+    flops_before, tokens_before = (
+        [_before(row["curve"], row["reached"], row, count) for row in rows]
+        for count in ("train_flops", "train_tokens")
+    )
     group: DepthCost = {
-        **taken(reached, *([one["train_flops"] for one in some] for some in (rows, before))),
+        **taken(reached, flops, flops_before),
         "cell": first["cell"],
         "model": first["model"],
         "update_rule": first["update_rule"],
@@ -167,13 +171,15 @@ def _until(depth: int, rows: Sequence[Row]) -> Taken:
         seen = row["curve"] if at is None else row["curve"][: at + 1]
         reached.append(at is not None)
         flops.append(seen[-1]["train_flops"])
-        flops_before.append((_before(seen) or seen[0])["train_flops"])
+        flops_before.append(_before(seen, at is not None, seen[0], "train_flops"))
     return taken(reached, flops, flops_before)
 
 
-def _before(curve: Sequence[Row]) -> Row | None:
-    """The evaluation before the last one, if there is one."""
-    return curve[-2] if len(curve) > 1 else None
+def _before(curve: Sequence[Row], reached: bool, row: Row, count: str) -> int:
+    """What had been spent at the evaluation before the last one; 0 if the first one was enough."""
+    if len(curve) > 1:
+        return curve[-2][count]
+    return 0 if curve and reached else row[count]
 
 
 def _order(group: DepthCost) -> tuple[Any, ...]:
@@ -273,16 +279,15 @@ def _seed(group: DepthCost, index: int) -> str:
 
 
 def _times(one: DepthCost | None, group: DepthCost) -> str:
-    """The ratio to N = 1, marked where one of the two is but a lower limit."""
+    """The ratio to N = 1, marked where one of the two is but a limit."""
     if one is None:
         return "not run"
     if one is group:
         return "1"
-    solved = all(one["reached"]), all(group["reached"])
-    if solved == (False, False):
+    signs = {limit_sign(one), limit_sign(group).translate(_OPPOSITE)} - {""}
+    if len(signs) > 1 or "~ " in signs:
         return "not known"
-    sign = {(True, False): "< ", (False, True): "> "}.get(solved, "")
-    return sign + bracketed(ratio(one, group), lambda value: f"{value:.2f}")
+    return "".join(signs) + bracketed(ratio(one, group), lambda value: f"{value:.2f}")
 
 
 def _growth(series: Sequence[DepthCost]) -> str:

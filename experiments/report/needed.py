@@ -3,7 +3,8 @@
 FLOPs are compared as logarithms, so means are geometric. A run is only seen at its evaluations, so
 an interval begins where it would if every seed had got there right after the evaluation before. A
 run that spent its budget in vain took more than that: the budget stands in for it, the mean is then
-a lower limit, and there is no interval.
+a lower limit, and there is no interval. One that had learned when it was first looked at took at
+most so much: the mean is an upper limit, and there is no interval either.
 """
 
 import math
@@ -17,7 +18,7 @@ INTERVALS = (
     "Student t over the logarithms of seeds, so means are geometric, and longer below by the way "
     "back to the evaluation before, at which the target was not reached; where a seed did not "
     "reach it at all, what it was allowed stands in for it, marked >, and there is no interval, "
-    "nor is there one of one seed. Apart are two whose intervals do not overlap or, without them, "
+    "nor is there one of one seed, nor where a seed was there when first looked at, marked < (~ if both). Apart are two whose intervals do not overlap or, without them, "
     "all of whose seeds lie apart (exact rank test, .05)"
 )
 # Budgets end at whole steps, so those of two N differ by less than this: what took all of the one
@@ -35,7 +36,7 @@ class Need(TypedDict):
 class Taken(TypedDict):
     """What the seeds of one kind of run took: `flops` until it was `reached`, or spent in vain.
 
-    `flops_before` are those of the last evaluation before that.
+    `flops_before` are those of the last evaluation before that, 0 where there was none.
     """
 
     reached: list[bool]
@@ -46,9 +47,10 @@ class Taken(TypedDict):
 
 def need(counts: Sequence[int], before: Sequence[int], reached: Sequence[bool]) -> Need:
     """Of what each seed took, and had taken at the evaluation before."""
-    logs, least = ([math.log(count) for count in some] for some in (counts, before))
+    logs = [math.log(count) for count in counts]
     ci95 = None
-    if len(logs) > 1 and all(reached):
+    if len(logs) > 1 and all(reached) and all(before):
+        least = [math.log(count) for count in before]
         low, high = mean(least) - student_t_half(least), mean(logs) + student_t_half(logs)
         ci95 = [math.exp(low), math.exp(high)]
     return {"mean": math.exp(mean(logs)), "ci95": ci95}
@@ -70,13 +72,17 @@ def less(first: Taken, second: Taken) -> bool:
     Their intervals do not overlap; or where one has none, because not every seed got there, every
     seed of the first took less than any of the second, which of so many seeds is not chance (the
     exact rank test, two-sided; a budget not enough is more than what was enough for another, unless
-    that was all of it).
+    that was all of it; what was there when first looked at may have taken nothing).
     """
     one, two = first["needed_flops"], second["needed_flops"]
     if one["ci95"] and two["ci95"]:
         return below(one, two)
     orders = math.comb(len(first["flops"]) + len(second["flops"]), len(first["flops"]))
-    parted = all(first["reached"]) and max(first["flops"]) < min(second["flops"]) * _ONE_LIMIT
+    least = (
+        flops if before else 0
+        for flops, before in zip(second["flops"], second["flops_before"], strict=True)
+    )
+    parted = all(first["reached"]) and max(first["flops"]) < min(least) * _ONE_LIMIT
     return parted and 2 / orders < 0.05
 
 
@@ -102,8 +108,10 @@ def ratio(first: Taken, second: Taken) -> Need:
 
 
 def limit_sign(one: Taken) -> str:
-    """`> ` where a seed did not get there."""
-    return "" if all(one["reached"]) else "> "
+    """`> ` where a seed did not get there, `< ` where one was there when first looked at."""
+    return {(False, False): "", (True, False): "> ", (False, True): "< ", (True, True): "~ "}[
+        not all(one["reached"]), not all(one["flops_before"])
+    ]
 
 
 def quote(one: Taken, text: Callable[[float], str] = scientific) -> str:
