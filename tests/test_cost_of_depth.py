@@ -175,15 +175,15 @@ def test_what_is_needed_is_a_geometric_mean_with_its_interval():
 
 
 def test_what_was_learned_when_first_looked_at_is_an_upper_limit():
-    early, late = took([7] * 4), took([8] * 4, 2)
+    early, late = took([7] * 4), took([10] * 4, 2)
     for one in early:
         one["curve"] = [point(7)]
     first, second = summarise([*early, *late])
     assert first["flops_before"] == first["tokens_before"] == [0] * 4
     assert first["needed_flops"]["ci95"] is None and needed.quote(first) == "< 7.00e09"
-    # At most 7 is less than 8, but need not be more than 6.
+    # At most 7 is less than 10, but need not be more than 6.
     assert needed.less(first, second)
-    assert depth_cost.lines([first, second])[1][7] == "< 0.88"
+    assert depth_cost.lines([first, second])[1][7] == "< 0.70"
     sooner = summarise(took([6] * 4, 2))[0]
     assert not needed.less(sooner, first) and not needed.less(first, sooner)
     both = [{**one, "reached": i > 0} for i, one in enumerate(early)]
