@@ -10,12 +10,20 @@ from sleep_jax.model.config import UPDATE_RULES
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "experiments" / "results"
 README = (ROOT / "README.md").read_text()
-PAGES = ("README.md", "rule110.md", "cost_of_depth.md", "rollout_ladder.md", "depo.md")
+PAGES = (
+    "README.md",
+    "rule110.md",
+    "cost_of_depth.md",
+    "rollout_ladder.md",
+    "which_window.md",
+    "depo.md",
+)
 NOTES = (
     "NOTES.md",
     "NOTES_cost_of_depth.md",
     "NOTES_depo.md",
     "NOTES_ladder.md",
+    "NOTES_which_window.md",
     "bench/NOTES.md",
 )
 RESULTS = "\n".join((COMMITTED / page).read_text() for page in PAGES)
