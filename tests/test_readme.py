@@ -15,7 +15,7 @@ PAGES = (
     "rule110.md",
     "cost_of_depth.md",
     "rollout_ladder.md",
-    "which_window.md",
+    "second_pass.md",
     "depo.md",
 )
 NOTES = (
@@ -23,7 +23,7 @@ NOTES = (
     "NOTES_cost_of_depth.md",
     "NOTES_depo.md",
     "NOTES_ladder.md",
-    "NOTES_which_window.md",
+    "NOTES_second_pass.md",
     "bench/NOTES.md",
 )
 RESULTS = "\n".join((COMMITTED / page).read_text() for page in PAGES)

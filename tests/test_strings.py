@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
-from experiments.report import sources, strings
+from experiments.report import claims_strings, sources, strings
+from experiments.report.verdicts import Verdict
 from tests.test_cost_of_depth import point, took
 from tests.test_report_claims import source
 
@@ -113,6 +114,32 @@ def test_on_a_ladder_a_string_counts_on_its_rung():
             assert all(string <= every for string, every in pairs)
             assert all(string >= every for string, every in whole)
     assert found[1, 1].strings[-1]["flops"] != found[1, 1].whole["flops"]
+
+
+def test_one_pass_forgets_where_its_last_string_comes_before_its_first():
+    judge = claims_strings.one_pass_forgets
+    found = judge(of(BOTH))
+    assert found.verdict == Verdict.SHOWN
+    assert (
+        "t = 2: N = 1 8.00e09" in found.numbers
+        and "< 2.00e09, apart, N = 2 5.00e09" in found.numbers
+    )
+    assert found.scale == "t = 2, Rule 110, W = 12, 2 blocks, 4 seeds or more"
+    # Two passes do so as well; then it says nothing of the second.
+    alike = [{**row, "passes": 2, "match": "flops"} for row in BOTH[:4]]
+    assert judge(of([*BOTH[:4], *alike])).verdict == Verdict.NOT_SHOWN
+    never = [{**row, "passes": 3 - row["passes"]} for row in BOTH]
+    assert judge(of(never)).verdict == Verdict.NOT_SHOWN
+    assert judge(of(BOTH[:4])).verdict == judge(of(took([1, 2, 3]))).verdict == Verdict.NOT_RUN
+
+
+def test_where_one_pass_forgets_among_the_committed_results():
+    named = {s.name: s for s in sources.committed(COMMITTED)}
+    said = {
+        name: claims_strings.one_pass_forgets(named[name]).verdict
+        for name in ("cost_of_depth/w24_t4", "rollout_ladder/deep", "rollout_ladder/four_blocks")
+    }
+    assert list(said.values()) == [Verdict.SHOWN, Verdict.SHOWN, Verdict.NOT_SHOWN]
 
 
 def test_a_panel_has_one_line_a_depth_and_n_and_presets_come_first():

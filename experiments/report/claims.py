@@ -6,9 +6,17 @@ from experiments.report import (
     claims_depth_cost,
     claims_rule110,
     claims_stop,
+    claims_strings,
 )
 from experiments.report.verdicts import Claim
 
-_MODULES = (claims_rule110, claims_depth_cost, claims_stop, claims_depth, claims_cost)
+_MODULES = (
+    claims_rule110,
+    claims_depth_cost,
+    claims_stop,
+    claims_strings,
+    claims_depth,
+    claims_cost,
+)
 PAPER: tuple[Claim, ...] = tuple(claim for module in _MODULES for claim in module.CLAIMS)
 OURS: tuple[Claim, ...] = tuple(claim for module in _MODULES for claim in module.OUR_CLAIMS)

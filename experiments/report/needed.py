@@ -18,8 +18,9 @@ INTERVALS = (
     "Student t over the logarithms of seeds, so means are geometric, and longer below by the way "
     "back to the evaluation before, at which the target was not reached; where a seed did not "
     "reach it at all, what it was allowed stands in for it, marked >, and there is no interval, "
-    "nor is there one of one seed, nor where a seed was there when first looked at, marked < (~ if both). Apart are two whose intervals do not overlap or, without them, "
-    "all of whose seeds lie apart (exact rank test, .05)"
+    "nor is there one of one seed, nor where a seed was there when first looked at, marked < (~ if "
+    "both). Apart are two whose intervals do not overlap or, without them, all of whose seeds lie "
+    "apart (exact rank test, .05)"
 )
 # Budgets end at whole steps, so those of two N differ by less than this: what took all of the one
 # did not take less than what the other was not enough for.

@@ -1,12 +1,10 @@
-"""What README and experiments/results say of which window a string was in."""
+"""What README and experiments/results say of what a second pass adds."""
 
 import pytest
 
 from experiments.report import depth_cost, needed, strings
 from tests.test_readme import FOUND, README, RESULTS, committed, flat, section, tables
 from tests.test_readme_needs import by_seed, quoted
-
-ALL = "What one pass cannot know"
 
 
 def lines_of(*names):
@@ -68,7 +66,9 @@ def test_with_32_hidden_units_the_last_string_is_no_dearer_to_one_pass():
     one, two = lines_of("cost_of_depth/mlp32_unmarked_t4").values()
     assert not needed.less(two.strings[3], one.strings[3])
     narrow = lines_of("rollout_ladder/narrow_twice")
-    assert needed.less(narrow["narrow_twice", 4, 2].strings[3], narrow["narrow_twice", 4, 1].strings[3])
+    assert needed.less(
+        narrow["narrow_twice", 4, 2].strings[3], narrow["narrow_twice", 4, 1].strings[3]
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,7 @@ def test_with_32_hidden_units_the_last_string_is_no_dearer_to_one_pass():
             ["rollout_ladder/narrow_one_string", "cost_of_depth/w24_t4_one_string"],
         ),
         ("Numbered strings", [0], ["rollout_ladder/narrow_numbered"]),
+        ("Four blocks that cannot know", [0], ["cost_of_depth/one_written_block"]),
     ],
 )
 def test_the_tables_of_a_section(title, place, names):
@@ -113,13 +114,19 @@ def test_one_string_at_a_time():
     now, before = (
         committed(f"cost_of_depth/{name}").summary for name in ("w24_t4_one_string", "w24_t4")
     )
-    fewer = [a["needed_flops"]["mean"] / b["needed_flops"]["mean"] for a, b in zip(before, now, strict=True)]
+    fewer = [
+        a["needed_flops"]["mean"] / b["needed_flops"]["mean"]
+        for a, b in zip(before, now, strict=True)
+    ]
     assert f"two passes take {fewer[1]:.1f} times fewer" in text
     assert int(fewer[0] * 10) / 10 == 10.9 and "one pass more than 10.9 times" in text
     assert needed.less(now[0], before[0]) and quoted(now[0]) in FOUND and quoted(now[1]) in FOUND
-    assert "with four it was more than {:.2f} times".format(
-        before[0]["needed_flops"]["mean"] / before[1]["needed_flops"]["mean"]
-    ) in text
+    assert (
+        "with four it was more than {:.2f} times".format(
+            before[0]["needed_flops"]["mean"] / before[1]["needed_flops"]["mean"]
+        )
+        in text
+    )
 
 
 def test_numbered_strings():
@@ -127,13 +134,13 @@ def test_numbered_strings():
     source = committed("rollout_ladder/narrow_numbered")
     (third,) = (g for g in source.summary if (g["depth"], g["passes"]) == (3, 1))
     (bare,) = (
-        g
-        for g in committed("rollout_ladder/narrow").summary
-        if (g["depth"], g["passes"]) == (3, 1)
+        g for g in committed("rollout_ladder/narrow").summary if (g["depth"], g["passes"]) == (3, 1)
     )
     assert not needed.less(third, bare)
     taken = sorted(third["flops"])
-    assert f"{taken[0] / 1e12:.2f} to {taken[3] / 1e12:.1f}" in text and taken[3] < min(bare["flops"])
+    assert f"{taken[0] / 1e12:.2f} to {taken[3] / 1e12:.1f}" in text and taken[3] < min(
+        bare["flops"]
+    )
     assert f"takes {min(bare['flops']) / 1e12:.1f} (and the mean {quoted(bare)}" in text
     (slow,) = (row for row in source.rows if row["passes"] == 1 and row["seed"] == 13)
     by_string = {
@@ -149,3 +156,28 @@ def test_numbered_strings():
     assert f"needs {(at[3] - at[1]) / 1e12:.1f} more" in text
     (two,) = (g for g in source.summary if (g["depth"], g["passes"]) == (3, 2))
     assert f"takes {by_seed(two)} where it took 0.77" in text
+
+
+def test_four_blocks_that_cannot_know():
+    text = flat(section(RESULTS, "Four blocks that cannot know"))
+    source = committed("cost_of_depth/one_written_block")
+    one, two = source.summary
+    usual = {
+        g["passes"]: g for g in committed("cost_of_depth/four_blocks").summary if g["depth"] == 3
+    }
+    assert f"takes {quoted(usual[1])} and {quoted(usual[2])} with one pass and two" in text
+    groups = [one, two, usual[1], usual[2]]
+    assert not any(needed.less(a, b) for a in groups for b in groups)
+    learned = sorted(f for f, there in zip(one["flops"], one["reached"], strict=True) if there)
+    assert len(learned) == 4
+    said = f"with {learned[0] / 1e12:.1f} to {learned[-1] / 1e12:.1f}, what the paper's kind takes"
+    assert said in FOUND
+    assert f"four seeds of one pass take {said[5:15]}" in text
+    (alone,) = (row for row in source.rows if not row["reached"])
+    shares = [
+        f"{share:.2f}"[1:] for share in alone["curve"][-1]["label_accuracy_by_position"].values()
+    ]
+    floor = f"{alone['label_floor']:.2f}"[1:]
+    others = f"({' '.join(shares[:3])}; a constant answer: {floor})"
+    assert f"the last string ({shares[3]}) and none of the others {others}" in text
+    assert one["parameters"] != usual[1]["parameters"]  # attention in place of one Gated DeltaNet
