@@ -79,6 +79,7 @@ def test_with_32_hidden_units_the_last_string_is_no_dearer_to_one_pass():
             [0, 1],
             ["rollout_ladder/narrow_one_string", "cost_of_depth/w24_t4_one_string"],
         ),
+        ("Deeper with one string", [0], ["rollout_ladder/one_string_deep"]),
         ("Numbered strings", [0], ["rollout_ladder/narrow_numbered"]),
         ("Four blocks that cannot know", [0], ["cost_of_depth/one_written_block"]),
     ],
@@ -127,6 +128,23 @@ def test_one_string_at_a_time():
         )
         in text
     )
+
+
+def test_deeper_with_one_string():
+    rows = committed("rollout_ladder/one_string_deep").rows
+    assert [(row["passes"], row["seed"]) for row in rows] == [(1, 10), (2, 10)]
+    groups = committed("rollout_ladder/one_string_deep").summary
+    flops = {(g["depth"], g["passes"]): g["flops"][0] for g in groups}
+    first = [1 if flops[t, 1] < flops[t, 2] else 2 for t in range(1, 7)]
+    assert first[:3] == [1] * 3 and first[4:] == [2, 2]
+    end = rows[0]["curve"][-1]
+    assert end["rung"] == 6
+    said = f"one pass ends with {end['exact_accuracy']:.3f} of t = 6".replace("0.", ".")
+    assert said in flat(section(RESULTS, "Deeper with one string"))
+    for page in (FOUND, flat(README)):
+        assert (
+            "two passes lead in the one seed that was run" in page or "two lead in the one" in page
+        )
 
 
 def test_numbered_strings():
