@@ -28,7 +28,7 @@ def one_pass_forgets(source: Source) -> Finding:
 
 
 def _pairs(source: Source) -> list[tuple[strings.Line, strings.Line]]:
-    """N = 1 and the smallest larger N of one setting, at every depth that has both."""
+    """N = 1 and the smallest larger N of the first setting, at every depth that has both."""
     found = strings.lines([source])
     settings = [(line.task, line.blocks) for line in found]
     chosen = [line for line, of in zip(found, settings, strict=True) if of == settings[0]]

@@ -27,7 +27,8 @@ NOTE = (
     "strings were right, whatever the others; string 1 is read first, the last one just before the "
     "answers. “All” is the depth as it counts elsewhere: nine of ten sequences with every answer "
     "right. Geometric means over seeds, 95 % intervals; > is a lower limit, where a run ended or "
-    "went on to the next depth without it. “Less” and “more” than N = 1 takes of the same string: "
+    "went on to the next depth without it, < an upper one, where it was there when first looked at "
+    "(~ if both). “Less” and “more” than N = 1 takes of the same string: "
     "apart, as there. A constant answer has .5 to .65 of them right."
 )
 _EXPERIMENTS = ("cost_of_depth", "rollout_ladder")
@@ -85,7 +86,7 @@ def _of(source: Source) -> list[Line]:
     recorded = all(set(point.get(_POSITIONS, ())) == set(positions) for point in points)
     if len(positions) < 2 or not recorded or any(r["evaluation_split"] != "test" for r in rows):
         return []
-    summarise = _ladder if source.experiment == "rollout_ladder" else _depths
+    summarise = ladder.summarise if source.experiment == "rollout_ladder" else _depths
     whole = {_key(group): group for groups in compared(source.summary) for group in groups}
     by_string = [
         {_key(group): group for group in summarise([_asked(row, k) for row in rows])}
@@ -122,6 +123,7 @@ def _key(group: DepthCost) -> tuple[Any, ...]:
         *depth_cost.setting(group),
         group["blocks"],
         group["parameters"],
+        group["budget_flops"],
     )
 
 
@@ -129,10 +131,6 @@ def _asked(row: Row, position: str) -> Row:
     """The row as if nothing had been asked but the string at `position`."""
     curve = [{**point, "exact_accuracy": point[_POSITIONS][position]} for point in row["curve"]]
     return {**row, "curve": curve}
-
-
-def _ladder(rows: Sequence[Row]) -> list[DepthCost]:
-    return ladder.summarise(rows)
 
 
 def _depths(rows: Sequence[Row]) -> list[DepthCost]:
