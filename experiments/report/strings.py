@@ -123,7 +123,6 @@ def _key(group: DepthCost) -> tuple[Any, ...]:
         *depth_cost.setting(group),
         group["blocks"],
         group["parameters"],
-        group["budget_flops"],
     )
 
 
