@@ -131,20 +131,24 @@ def test_one_string_at_a_time():
 
 
 def test_deeper_with_one_string():
-    rows = committed("rollout_ladder/one_string_deep").rows
-    assert [(row["passes"], row["seed"]) for row in rows] == [(1, 10), (2, 10)]
-    groups = committed("rollout_ladder/one_string_deep").summary
-    flops = {(g["depth"], g["passes"]): g["flops"][0] for g in groups}
-    first = [1 if flops[t, 1] < flops[t, 2] else 2 for t in range(1, 7)]
-    assert first[:3] == [1] * 3 and first[4:] == [2, 2]
-    end = rows[0]["curve"][-1]
-    assert end["rung"] == 6
-    said = f"one pass ends with {end['exact_accuracy']:.3f} of t = 6".replace("0.", ".")
-    assert said in flat(section(RESULTS, "Deeper with one string"))
-    for page in (FOUND, flat(README)):
-        assert (
-            "two passes lead in the one seed that was run" in page or "two lead in the one" in page
-        )
+    source = committed("rollout_ladder/one_string_deep")
+    text = flat(section(RESULTS, "Deeper with one string"))
+    flops = {(g["depth"], g["passes"]): g["flops"] for g in source.summary}
+    reached = {(g["depth"], g["passes"]): g["reached"] for g in source.summary}
+    first, second = (
+        {(t, n): f"{taken[i] / 1e12:.2g}" for (t, n), taken in flops.items()} for i in (0, 1)
+    )
+    assert f"two passes with {first[5, 2]} and {first[6, 2]} where one takes 1.0" in text
+    assert first[5, 1] == "1" and reached[6, 1] == [False, True]
+    assert f"one pass with {second[5, 1]}0 and {second[6, 1]} where two take {second[5, 2]}" in text
+    assert reached[6, 2] == [True, False] and reached[5, 1] == reached[5, 2] == [True, True]
+    for passes, seed in ((1, 10), (2, 11)):
+        (row,) = (r for r in source.rows if (r["passes"], r["seed"]) == (passes, seed))
+        end = row["curve"][-1]
+        assert end["rung"] == 6 and f"{end['exact_accuracy']:.3f}"[1:] in text
+    assert len(source.rows) == 4
+    assert "each of them leads in one of the two seeds that were run" in FOUND
+    assert "at t = 5 and 6 each leads in one of two seeds" in flat(README)
 
 
 def test_numbered_strings():
