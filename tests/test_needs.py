@@ -1,11 +1,10 @@
-"""What each N needs, side by side: lines by hand, and the committed table and figure."""
+"""What each N needs, side by side: lines by hand."""
 
 from pathlib import Path
 
 import pytest
-from matplotlib import image
 
-from experiments.report import needs, sources
+from experiments.report import needs
 from tests.test_cost_of_depth import took
 from tests.test_report_claims import source
 
@@ -120,11 +119,3 @@ def test_panels_go_on_in_a_row_of_their_own_where_one_is_full():
     assert [place.row for place in places] == [0, 0, 0, 1, 2, 2]
     assert [place.columns.start for place in places] == [0, 6, 11, 0, 0, 10]
     assert places[-1].columns.stop == 11 and places[2].columns.stop == needs._SHARES
-
-
-def test_the_committed_table_is_that_of_the_committed_results(tmp_path):
-    found = needs.lines(sources.committed(COMMITTED))
-    assert (COMMITTED / "needs.md").read_text() == needs.markdown(found)
-    needs.draw(found, tmp_path / "needs.png")
-    drawn, kept = (image.imread(at / "needs.png") for at in (tmp_path, COMMITTED))
-    assert drawn.shape == kept.shape

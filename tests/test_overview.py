@@ -1,14 +1,13 @@
-"""All tasks at a glance: differences by hand, and the committed table and figure."""
+"""All tasks at a glance: differences by hand."""
 
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib import image
 
 from experiments import presets
-from experiments.report import overview, sources
+from experiments.report import overview
 from experiments.report.groups import Interval
 from sleep_jax.tasks.rule110 import Rule110Config
 from tests.test_report_claims import row, seeds, source
@@ -138,14 +137,6 @@ def test_a_sweep_that_repeats_another_is_shown_once():
     for both in ([again, more], [more, again]):  # the one that says more
         assert overview.lines(both) == overview.lines([more]) != overview.lines([again])
     assert len(overview.lines([again, other])) == 2
-
-
-def test_the_committed_overview_is_that_of_the_committed_results(tmp_path):
-    found = overview.lines(sources.committed(COMMITTED))
-    assert (COMMITTED / "overview.md").read_text() == overview.markdown(found)
-    overview.draw(found, tmp_path / "overview.png")
-    drawn, kept = (image.imread(at / "overview.png") for at in (tmp_path, COMMITTED))
-    assert drawn.shape == kept.shape
 
 
 def test_the_figure_has_the_first_table_alone(tmp_path):

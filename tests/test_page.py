@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
-from experiments.report import claims, markup, rule110, sources
+from experiments.report import claims, markup, needs, overview, rule110, sources, strings
 from experiments.report import publish as report
 from experiments.report.files import ReportError
 from experiments.report.kinds import KINDS
@@ -95,6 +95,16 @@ def test_an_empty_work_directory_gives_the_committed_results(tmp_path, capsys):
     assert written == {"index.html", *drawn}
     assert {source.origin for source in found} == {"committed"} and len(found) >= 6
     assert contents(COMMITTED) == before
+
+
+@pytest.mark.parametrize("part", [needs, strings, overview])
+def test_a_committed_table_and_figure_are_those_of_the_committed_results(part, tmp_path):
+    name = part.__name__.rpartition(".")[2]
+    found = part.lines(sources.committed(COMMITTED))
+    assert (COMMITTED / f"{name}.md").read_text() == part.markdown(found)
+    part.draw(found, tmp_path / f"{name}.png")
+    drawn, kept = (image.imread(at / f"{name}.png") for at in (tmp_path, COMMITTED))
+    assert drawn.shape == kept.shape
 
 
 def test_nothing_is_fetched_from_elsewhere_and_nothing_runs(committed_page):

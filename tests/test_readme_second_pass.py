@@ -3,6 +3,7 @@
 import pytest
 
 from experiments.report import depth_cost, needed, strings
+from experiments.report.words import scientific
 from tests.test_readme import FOUND, README, RESULTS, committed, flat, section, tables
 from tests.test_readme_needs import by_seed, quoted
 
@@ -60,6 +61,8 @@ def test_the_answers_of_one_pass_string_by_string():
     assert f"with {one} FLOPs and two passes with {two}" in flat(README)
     assert not any(any(group["reached"]) for group in chosen[0].strings[:2])
     assert f"with {chosen[0].whole['budget_flops'] / 1e12:.2f}." in FOUND
+    limit = scientific(chosen[0].whole["budget_flops"])
+    assert f"the first two one pass does not answer with {limit}." in flat(README)
 
 
 def test_with_32_hidden_units_the_last_string_is_no_dearer_to_one_pass():

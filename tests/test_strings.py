@@ -1,9 +1,8 @@
-"""What each N needs to answer each string: lines by hand, and the committed table and figure."""
+"""What each N needs to answer each string: lines by hand."""
 
 from pathlib import Path
 
 import pytest
-from matplotlib import image
 
 from experiments.report import claims_strings, sources, strings
 from experiments.report.verdicts import Verdict
@@ -148,11 +147,3 @@ def test_a_panel_has_one_line_a_depth_and_n_and_presets_come_first():
     assert len(later) == 4
     ((setting, panel),) = strings.panels(later).items()
     assert setting == ("Rule 110, W = 12", 2) and len(panel) == 2
-
-
-def test_the_committed_table_is_that_of_the_committed_results(tmp_path):
-    found = strings.lines(sources.committed(COMMITTED))
-    assert (COMMITTED / "strings.md").read_text() == strings.markdown(found)
-    strings.draw(found, tmp_path / "strings.png")
-    drawn, kept = (image.imread(at / "strings.png") for at in (tmp_path, COMMITTED))
-    assert drawn.shape == kept.shape

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.report.depth_cost import DepthCost, name
 from experiments.report.sources import Source
 
 D_MODEL = 64
@@ -29,6 +30,13 @@ def departures(source: Source, row: Mapping[str, Any]) -> list[str]:
         f"{heads} state{'s' * (heads > 1)} of {keys} x {values}": states != _STATES,
     }
     return [words for words, differs in found.items() if differs]
+
+
+def setting_in_words(task: str, source: Source, group: DepthCost) -> str:
+    """`Rule 110, W = 12, strings marked, MLPs of 2`."""
+    other = name(group).partition(", ")[2]  # rule or regime
+    parts = (task, group["size"], other, *departures(source, source.row_of(group)))
+    return ", ".join(filter(None, parts))
 
 
 def _written(pattern: Sequence[str]) -> str:

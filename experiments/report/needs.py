@@ -13,10 +13,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from experiments.report.departures import departures
-from experiments.report.depth_cost import DepthCost, compared, name
+from experiments.report.departures import setting_in_words
+from experiments.report.depth_cost import DepthCost, compared
 from experiments.report.needed import less, quote, trillions
-from experiments.report.sources import COMMITTED, Source
+from experiments.report.sources import Source
 from experiments.report.style import MARKERS, STYLE, colours, save
 from experiments.report.tables import markdown_table
 
@@ -101,15 +101,12 @@ def _of(source: Source) -> list[Line]:
         return []
     found = []
     for groups in compared(source.summary):
-        words = TASKS[source.experiment], groups[0]["size"]
-        other = name(groups[0]).partition(", ")[2]  # rule or regime
-        size = departures(source, source.row_of(groups[0]))
         line = Line(
-            task=", ".join(filter(None, (*words, other, *size))),
+            task=setting_in_words(TASKS[source.experiment], source, groups[0]),
             blocks=groups[0]["blocks"],
             depth=groups[0]["depth"],
-            source=source.name if source.origin == COMMITTED else source.label,
-            as_is=source.name.rpartition("/")[2] == source.results["preset"],
+            source=source.shown,
+            as_is=source.as_is,
             groups={group["passes"]: group for group in groups},
             rates={group["passes"]: _rate(source, group) for group in groups},
         )

@@ -21,7 +21,7 @@ from experiments.report.conclusion import order
 from experiments.report.departures import D_MODEL, departures
 from experiments.report.groups import Interval, equal_compute, equal_tokens, settings, short
 from experiments.report.kinds import kind_of
-from experiments.report.sources import COMMITTED, Source
+from experiments.report.sources import Source
 from experiments.report.style import COLOURS, GREY, STYLE, save
 from experiments.report.tables import markdown_table
 from experiments.report.words import PLAIN, rule_name
@@ -225,7 +225,7 @@ def _line(
         Line(
             task=f"{_TASKS[source.experiment]}: {setting}",
             depth=depth,
-            source=source.name if source.origin == COMMITTED else source.label,
+            source=source.shown,
             passes=most["passes"],
             floor=one["floor"],
             one=one["exact_accuracy"],

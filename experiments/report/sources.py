@@ -48,6 +48,16 @@ class Source:
         return f"{self.origin}: {self.name}"
 
     @property
+    def shown(self) -> str:
+        """As a line of a table has it: where nothing is said, it is committed."""
+        return self.name if self.origin == COMMITTED else self.label
+
+    @property
+    def as_is(self) -> bool:
+        """Whether it is a preset as it comes, by its directory."""
+        return self.name.rpartition("/")[2] == self.results["preset"]
+
+    @property
     def anchor(self) -> str:
         """Its id in the page."""
         return "source-" + re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")

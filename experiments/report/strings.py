@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from experiments.report import depth_cost, ladder
-from experiments.report.departures import departures
-from experiments.report.depth_cost import DepthCost, compared, name
+from experiments.report.departures import setting_in_words
+from experiments.report.depth_cost import DepthCost, compared
 from experiments.report.needed import less, quote, trillions
-from experiments.report.sources import COMMITTED, Source
+from experiments.report.sources import Source
 from experiments.report.style import MARKERS, STYLE, colours, save
 from experiments.report.summary import Row
 from experiments.report.tables import markdown_table
@@ -97,17 +97,15 @@ def _of(source: Source) -> list[Line]:
         strings = tuple(groups[key] for groups in by_string if key in groups)
         if len(strings) < len(positions) or len(group["seeds"]) < _SEEDS:
             continue
-        other = name(group).partition(", ")[2]  # rule or regime
-        size = departures(source, source.row_of(group))
         found.append(
             Line(
-                task=", ".join(filter(None, ("Rule 110", group["size"], other, *size))),
+                task=setting_in_words("Rule 110", source, group),
                 blocks=group["blocks"],
                 depth=group["depth"],
                 at=group["at"],
                 passes=group["passes"],
-                source=source.name if source.origin == COMMITTED else source.label,
-                as_is=source.name.rpartition("/")[2] == source.results["preset"],
+                source=source.shown,
+                as_is=source.as_is,
                 strings=strings,
                 whole=group,
             )

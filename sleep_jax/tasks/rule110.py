@@ -65,21 +65,17 @@ class Rule110Config:
 
     @property
     def label(self) -> str:
-        parts = [f"t{self.rollout_steps}-W{self.width}"]
-        if self.strings != _STRINGS:
-            parts.append(f"K{self.strings}")
-        if self.marked:
-            parts.append("numbered" if self.numbered else "marked")
-        return "-".join(parts)
+        few = f"K{self.strings}" if self.strings != _STRINGS else ""
+        return "-".join(filter(None, (f"t{self.rollout_steps}-W{self.width}", few, self._mark)))
 
     @property
     def departure(self) -> str:
-        parts = []
-        if self.strings != _STRINGS:
-            parts.append(f"K = {self.strings}")
-        if self.marked:
-            parts.append("strings numbered" if self.numbered else "strings marked")
-        return ", ".join(parts)
+        few = f"K = {self.strings}" if self.strings != _STRINGS else ""
+        return ", ".join(filter(None, (few, self._mark and f"strings {self._mark}")))
+
+    @property
+    def _mark(self) -> str:
+        return ("numbered" if self.numbered else "marked") if self.marked else ""
 
     @property
     def vocab_size(self) -> int:
