@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
@@ -87,6 +88,7 @@ def regime(config: RunConfig) -> str:
         f"passes hand on {carried.replace('_', ' ')} alone" if carried else "",
         config.task.departure,
         "attention sink" if config.model.attention.sink else "",
+        f"from {begun}" if (begun := _begun_with(config)) else "",
     ]
     return "; ".join(filter(None, words)) or "plain"
 
@@ -101,7 +103,13 @@ def _regime_name(config: RunConfig) -> str:
     name += f"-hard{hard:g}{'-alone' if alone else ''}" if hard else ""
     carried = _carried_alone(config)
     name += f"-carry-{carried.replace('_', '-')}" if carried else ""
-    return f"{name}-sink" if config.model.attention.sink else name
+    name += "-sink" * config.model.attention.sink
+    return f"{name}-warm" if config.train.warm_start else name
+
+
+def _begun_with(config: RunConfig) -> str:
+    """The run with whose parameters it begins, less its seed."""
+    return without_seed(Path(config.train.warm_start.replace("{seed}", "0")).name)
 
 
 def _hard_eviction(config: RunConfig) -> tuple[float, bool]:
@@ -141,15 +149,17 @@ def matched(base: RunConfig, passes: int, seed: int, spend: str, smaller: int = 
         rounding leaves over or under is made up in tokens.
 
     Raises:
-      UserError: a pretrained model cannot be deeper or wider.
+      UserError: a model that begins with another's parameters cannot be deeper or wider.
     """
     dear = training_flops(_at(base, passes, seed))
     config = _one_pass(base, seed) if smaller == 1 else _at(base, smaller, seed)
-    if spend != TOKENS and base.train.pretrained:
-        raise UserError(
-            f"--match={spend} is not possible with train.pretrained={base.train.pretrained!r}, "
-            f"which has its size; allowed: {TOKENS}"
-        )
+    for field in ("pretrained", "warm_start"):
+        begun = getattr(base.train, field)
+        if spend != TOKENS and begun:
+            raise UserError(
+                f"--match={spend} is not possible with train.{field}={begun!r}, which has its "
+                f"size; allowed: {TOKENS}"
+            )
     if spend != TOKENS:
         grow = {BLOCKS: deeper, WIDTH: _wider}[spend]
         target = dear / config.steps
@@ -229,7 +239,17 @@ def _wider(model: ModelConfig, more: int) -> ModelConfig:
 
 
 def transformer(base: RunConfig, cache: str, seed: int) -> Cell:
-    """Attention in every block, its cache evicted ("evict") or kept ("keep")."""
+    """Attention in every block, its cache evicted ("evict") or kept ("keep").
+
+    Raises:
+      UserError: a run whose parameters it cannot have is what the others begin with.
+    """
+    if begun := base.train.warm_start:
+        name = "evicted" if cache == "evict" else "full"
+        raise UserError(
+            f"--baselines={name} is not possible with train.warm_start={begun!r}, which has other "
+            "blocks; allowed: --baselines="
+        )
     config = _one_pass(base, seed)
     config = dataclasses.replace(
         config,

@@ -33,7 +33,7 @@ from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
 from sleep_jax.model.config import ModelConfig
 from sleep_jax.pretrained import llama
-from sleep_jax.training import loop
+from sleep_jax.training import loop, warm_start
 from sleep_jax.training.evaluation import evaluation_sequences
 
 log = logging.getLogger("sleep_jax")
@@ -51,6 +51,7 @@ def check(cells: Sequence[Cell], directory: Path, mesh: MeshConfig) -> None:
     for cell in cells:
         cell.config.validate()
         llama.check(cell.config)
+        warm_start.check(cell.config, directory / "cells" / cell.name)
         train = cell.config.train
         distributed.require_batch_divides(devices, train.batch_size, train.accumulate)
         if cell.config.train.evaluation_data:

@@ -147,6 +147,9 @@ class TrainConfig:
 
     seed: int = 0
     pretrained: str = ""  # "smollm2" or a GGUF file (sleep_jax/pretrained); empty: drawn
+    # A finished run, RUNS/EXPERIMENT/PRESET/cells/NAME, with whose parameters this one begins;
+    # "{seed}" in it is the run's own seed. Empty: they are drawn, or `pretrained`.
+    warm_start: str = ""
     batch_size: int = 64
     accumulate: int = 1  # micro-batches of a batch, for its memory; the update is the same
     tokens: int = 1_000_000  # training tokens, context and answers together
@@ -195,6 +198,9 @@ class TrainConfig:
         )
         passes = self.evaluate_passes
         require(all(n >= 1 for n in passes), "train.evaluate_passes", passes, "N >= 1")
+        both = bool(self.pretrained and self.warm_start)
+        allowed = "empty where train.pretrained is given"
+        require(not both, "train.warm_start", self.warm_start, allowed)
         halting = self.halting_thresholds
         require(all(x > 0 for x in halting), "train.halting_thresholds", halting, "> 0")
 

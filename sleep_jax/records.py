@@ -5,6 +5,7 @@ environment.json  versions, device, mesh, commit, flags; nothing else of the env
 parameters.json   path, shape, sharding and optimizer label of every parameter
 metrics.jsonl     one JSON object a line: training records and evaluations
 tensorboard/      the same as events
+warm_start.json   what it began with, where that is another run: see training/warm_start.py
 checkpoints/      see training/checkpoint.py
 claims/           which launcher is at work on it: see claims.py
 profile/          with --profile_steps, the XProf trace of a window of steps

@@ -8,6 +8,7 @@ import functools
 import math
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,14 +18,14 @@ from jax.sharding import AxisType, PartitionSpec
 
 from experiments.aot import cost, hlo
 from pallas_kernels import gated_delta_rule, tpu
-from sleep_jax import distributed
+from sleep_jax import distributed, records, trained
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
 from sleep_jax.model import decoder
 from sleep_jax.model.config import PrimeMLPConfig
 from sleep_jax.model.decoder import count_parameters
 from sleep_jax.tasks.task import TRAIN
-from sleep_jax.training import evaluation, step
+from sleep_jax.training import evaluation, loop, step, warm_start
 from sleep_jax.training.optimizer import optimizer
 from sleep_jax.training.step import Program
 from tests import marks, tiny
@@ -340,3 +341,16 @@ def test_the_pallas_kernel_runs_under_the_mesh():
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
     assert set(shapes) == {(2, 1)}  # of 8 rows and 2 key heads
+
+
+def test_a_warm_start_lies_like_any_parameter(tmp_path):
+    config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, tokens=512))
+    source = tmp_path / "source"
+    result = loop.train(config, source, mesh_of((8, 1, 1)))
+    records.write_json(source / "row.json", {"commit": "abc", **result})
+    begun = dataclasses.replace(config.train, warm_start=str(source))
+    mesh = mesh_of((2, 2, 2))
+    found = warm_start.parameters(dataclasses.replace(config, train=begun), tmp_path, mesh)
+    placed = step.state_shardings(Program.of(config, "cpu"), mesh).params
+    chex.assert_trees_all_equal(found, trained.load(source).params)
+    assert jax.tree.map(lambda x: x.sharding, found) == placed

@@ -116,7 +116,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
             " Equal compute is a smaller N given as many training FLOPs as the largest, spent on "
             "what the line says."
         )
-    definitions += _rates(rows)
+    definitions += _rates(rows) + _begun(rows)
     provenance = (
         f"Commit {results['commit']}; device {results['device']}; versions {versions or 'none'}; "
         f"{len(rows)} finished runs, {results['wall_seconds']:.0f} s in all."
@@ -136,6 +136,18 @@ def _rates(rows: Sequence[Mapping[str, Any]]) -> str:
             names.setdefault(rate, []).append(name + rule)
     said = (f"{rate:g} for {'; '.join(dict.fromkeys(names[rate]))}" for rate in sorted(names))
     return f" Muon's rate is {', and '.join(said)}." if names else ""
+
+
+def _begun(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the runs had learned before they began, which is in none of the numbers."""
+    flops = sorted(row["warm_start"]["total_flops"] for row in rows if "warm_start" in row)
+    if not flops:
+        return ""
+    spent = f"{flops[0]:.3g}" + f" to {flops[-1]:.3g}" * (flops[0] != flops[-1])
+    return (
+        f" {len(flops)} of the {len(rows)} runs begin with the parameters of another, as their "
+        f"lines say; the {spent} FLOPs that it had taken are not in the table."
+    )
 
 
 def _missing(results: dict[str, Any], quote: Callable[[str], str]) -> str:

@@ -18,6 +18,7 @@ from sleep_jax.curriculum import Ladder, Stage, stages_by_step
 from sleep_jax.flops import training_flops_by_step
 from sleep_jax.model.decoder import Parameters
 from sleep_jax.pretrained import llama
+from sleep_jax.training import warm_start
 from sleep_jax.training.checkpoint import Checkpoints
 from sleep_jax.training.evaluation import (
     evaluate,
@@ -67,7 +68,8 @@ def train(
       What was measured: accuracies, floors, curve, tokens, FLOPs, seconds by cause.
 
     Raises:
-      UserError: the directory holds a run of another configuration, or its checkpoints are damaged.
+      UserError: the directory holds a run of another configuration, or its checkpoints are damaged;
+        or it cannot begin with what `train.warm_start` names.
       NonFiniteLoss: loss or gradient is not finite; names the step and the checkpoint kept.
       Interrupted: `should_stop` said so.
     """
@@ -124,7 +126,9 @@ class _Run:
         restored = self.checkpoints.restore(placed_state(self.program, self.mesh))
         if restored is None:
             state = make_init(self.program, self.mesh)(self.config.train.seed)
-            return state.replace(params=self._pretrained(state.params)), 0, None
+            learned = warm_start.parameters(self.config, self.directory, self.mesh)
+            params = self._pretrained(state.params) if learned is None else learned
+            return state.replace(params=params), 0, None
         step, state, progress = restored
         if "ladder" in progress:
             self.ladder.restore(progress["ladder"])
@@ -343,6 +347,7 @@ class _Run:
             "train_flops": self._flops(steps),
             "parameters": sum(x.size for x in jax.tree.leaves(self.state.params)),
             "steps": steps,
+            **warm_start.began_with(self.directory),
             "loss": final["loss"],
             "exact_accuracy": final["exact_accuracy"],
             "label_accuracy": final["label_accuracy"],
