@@ -19,6 +19,7 @@ SWEPT = (
     "cost_of_depth",
     "cost_of_depth_depo",
     "ttt_e2e",
+    "qk_restore",
 )
 EXPERIMENTS = (*SWEPT, "cost_of_sleep")
 

@@ -68,6 +68,8 @@ class Experiment:
       swept: fields that `variants` sets, and the flag of each.
       planned: all cells, from the configurations by depth, headline first, and the preset; None:
         the usual ones.
+      then: cells that begin with what those have learned, from them and the sweep's directory.
+      read: measures the trained models once all have ended, from all cells and the directory.
     """
 
     name: str
@@ -80,6 +82,8 @@ class Experiment:
     variants: Callable[[RunConfig], Sequence[RunConfig]] = lambda config: (config,)
     swept: Mapping[str, str] = dataclasses.field(default_factory=dict)
     planned: Callable[[Mapping[int, RunConfig], Preset], list[cells.Cell]] | None = None
+    then: Callable[[Sequence[cells.Cell], Path], list[cells.Cell]] = lambda first, directory: []
+    read: Callable[[Sequence[cells.Cell], Path], None] = lambda planned, directory: None
 
 
 def select(experiment: Experiment, preset: Preset) -> Preset:
@@ -247,8 +251,10 @@ def main(experiment: Experiment) -> int:
     from sleep_jax import processes, records
     from sleep_jax.model.decoder import count_parameters
 
-    planned = plan(experiment, preset)
+    first = plan(experiment, preset)
     directory = Path(_WORKDIR.value) / experiment.name / name
+    then = experiment.then(first, directory)
+    planned = [*first, *then]
     for cell in planned:
         cell.config.validate()
     profile_steps = _profile_steps(max(cell.config.steps for cell in planned))
@@ -258,7 +264,7 @@ def main(experiment: Experiment) -> int:
         print(cells.plan_text(planned, counts, seconds, f"{jobs} at a time, {preset.basis}"))
         print(f"Not counted in FLOPs, Muon's own products: {_uncounted(planned)}")
         return 0
-    sweep.check(planned, directory, machines.mesh_config())
+    sweep.check(first, directory, machines.mesh_config())
     if _COMPILATION_CACHE.value:
         records.check_writable(Path(_COMPILATION_CACHE.value), "compilation_cache")
     headline = at_depth(experiment, preset, next(iter(preset.depths)))
@@ -271,7 +277,12 @@ def main(experiment: Experiment) -> int:
         _COMPILATION_CACHE.value,
         profile_steps,
     )
-    code = sweep.run(planned, directory, jobs, options)
+    code = sweep.run(first, directory, jobs, options)
+    if not code and then and sweep.all_finished(first, directory):
+        sweep.check(then, directory, options.mesh)
+        code = sweep.run(then, directory, jobs, options)
+    if not code and processes.is_first() and sweep.all_finished(planned, directory):
+        experiment.read(planned, directory)
     if code == cli.STOPPED:
         log.info("what is finished is kept in %s; the same command goes on from there", directory)
     if code == cli.STOPPED or not processes.is_first():

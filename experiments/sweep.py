@@ -134,6 +134,11 @@ def _one_by_one(cells: Iterable[Cell], run_cell: Callable[[Cell], int]) -> int:
     return code
 
 
+def all_finished(cells: Sequence[Cell], directory: Path) -> bool:
+    """Whether every cell has its row, whoever ran it."""
+    return not _unfinished(cells, directory)
+
+
 def _unfinished(cells: Sequence[Cell], directory: Path) -> list[Cell]:
     """Cells without row.json; agreed, because another launcher may write one at any moment."""
     there = [(directory / "cells" / cell.name / "row.json").exists() for cell in cells]

@@ -10,9 +10,12 @@ from sleep_jax.errors import UserError
 from sleep_jax.overrides import override
 from sleep_jax.tasks.depo import DepoConfig
 from sleep_jax.tasks.gsm_infinite.task import GsmInfiniteConfig
+from sleep_jax.tasks.recall import RecallConfig
 from sleep_jax.tasks.rule110 import Rule110Config
 
-TASKS = {task.name: task for task in (Rule110Config, DepoConfig, GsmInfiniteConfig)}
+TASKS = {
+    task.name: task for task in (Rule110Config, DepoConfig, GsmInfiniteConfig, RecallConfig)
+}
 
 
 def read_config(directory: str | os.PathLike[str]) -> RunConfig:

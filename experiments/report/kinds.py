@@ -21,6 +21,7 @@ from experiments.report import (
     needed,
     published,
     regimes,
+    restored,
     rule110,
     rules,
     writers,
@@ -144,6 +145,14 @@ GENERIC = Kind(
     published=[],
     drawings={},
 )
+QK_RESTORE = GENERIC._replace(
+    summarise=restored.summarise,
+    conclude=restored.conclude,
+    header=lambda summary: restored.HEADER,
+    lines=restored.lines,
+    floor="the chance of a guess among the values",
+    drawings={"restored.png": restored.draw},
+)
 KINDS = {
     "cellular_automata": RULE_110,
     "depo": DEPO,
@@ -156,6 +165,7 @@ KINDS = {
     "rollout_ladder": ROLLOUT_LADDER,
     "cost_of_depth": COST_OF_DEPTH,
     "cost_of_depth_depo": _cost_of_depth(DEPO, depth_cost.DEPO),
+    "qk_restore": QK_RESTORE,
     "ttt_e2e": _cost_of_depth(DEPO, depth_cost.DEPO)._replace(conclude=writers.conclude),
 }
 

@@ -21,13 +21,14 @@ _SCORES = ("exact_accuracy", "label_accuracy", "floor", "label_floor")
 
 
 def load_rows(sweep_dir: Path) -> list[Row]:
-    """Rows of all finished cells, ordered by cell name."""
+    """Rows of all finished cells, ordered by cell name, with the `readings` of those that have."""
     rows = []
     for path in sorted(sweep_dir.glob("cells/*/row.json")):
         row = read_object(path)
         if row.get("cell") != path.parent.name:
             raise ReportError(f"{path} belongs to another cell, {row.get('cell')!r}")
-        rows.append(row)
+        readings = path.with_name("readings.json")
+        rows.append({**row, **(read_object(readings) if readings.is_file() else {})})
     return rows
 
 

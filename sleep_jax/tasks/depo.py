@@ -26,12 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sleep_jax.errors import UserError
+from sleep_jax.tasks.random_words import random_words
 from sleep_jax.tasks.task import TEST, TRAIN, VALIDATION, Batch
 
 PAD = 0
 
 _NODE_DRAWS = ("depo", "uniform", "fixed")
-_WORDS_PER_COUNTER = 4  # Philox 4x64 makes four words from each value of its counter.
 _MAX_SPELLINGS = 2**32  # Drawn by remainder of a 64-bit word: a bias below 2^-31.
 
 
@@ -177,7 +177,7 @@ class DepoConfig:
         if split not in (TRAIN, VALIDATION, TEST) or start < 0 or count < 1:
             raise ValueError(f"bad range: {split=}, {start=}, {count=}")
         sizes = (1, self.nodes, self.nodes, self.nodes, self.pairs)
-        words = _random_words(seed, split, start, count, sum(sizes), stream=0)
+        words = random_words(seed, split, start, count, sum(sizes), stream=0)
         for_size, for_cycle, for_edges, for_starts, for_hops = np.split(
             words, np.cumsum(sizes)[:-1], axis=1
         )
@@ -259,22 +259,6 @@ class DepoConfig:
         return np.where(batch["depth"] % n == 0, 1.0, 1.0 / (n - 1))
 
 
-def _random_words(
-    seed: int, split: int, start: int, count: int, size: int, stream: int
-) -> NDArray[np.uint64]:
-    """Random uint64 `[count, size]`: example i owns a fixed block of Philox's counter.
-
-    So a range is drawn at once and is the same however it is cut. `stream` is the top word of the
-    counter.
-    """
-    blocks = -(-size // _WORDS_PER_COUNTER)
-    philox = np.random.Philox(
-        key=np.array([seed, split], np.uint64),
-        counter=np.array([start * blocks, 0, 0, stream], np.uint64),
-    )
-    return philox.random_raw(count * blocks * _WORDS_PER_COUNTER).reshape(count, -1)[:, :size]
-
-
 def _draw_sizes(config: DepoConfig, split: int, words: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Nodes n of each example, `[B, 1]`, from words `[B, 1]`."""
     if split != TRAIN or config.node_draw == "fixed":
@@ -309,7 +293,7 @@ def _draw_names(
     drawn = np.empty((len(n), 0), np.int64)
     for stream in itertools.count(1):
         # 2 N draws nearly always hold N distinct names (91 of 150 do at the paper's setting).
-        words = _random_words(seed, split, start, len(n), 2 * config.nodes, stream)
+        words = random_words(seed, split, start, len(n), 2 * config.nodes, stream)
         length = config.min_name_length + words % np.uint64(choices)
         spelling = words // np.uint64(choices) % np.uint64(config.names_vocab) ** length
         drawn = np.concatenate([drawn, (spelling * width + length).astype(np.int64)], axis=1)

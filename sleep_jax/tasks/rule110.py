@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sleep_jax.errors import UserError
+from sleep_jax.tasks.random_words import random_words
 from sleep_jax.tasks.task import TEST, TRAIN, VALIDATION, Batch
 
 # Tokens 0 and 1 are the bits.
@@ -28,7 +29,6 @@ _MAX_WIDTH = 64  # One machine word holds one string.
 _MIN_HELD_OUT_STRINGS = 16
 _MAX_HELD_OUT = 1024  # Held-out strings are found by rejection, in some held_out * log(n) draws.
 _EXHAUSTIVE_WIDTH = 20  # Up to here all 2^W strings are enumerated.
-_WORDS_PER_COUNTER = 4  # Philox 4x64 makes four words from each value of its counter.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,21 +221,13 @@ def _draw_strings(
 ) -> NDArray[np.uint64]:
     """Uniform strings of a split, uint64 `[count, K]`, for examples start .. start+count-1.
 
-    Example i owns a fixed block of Philox's counter, so that a range is drawn at once and is the
-    same however it is cut. Strings of another split are redrawn from a next stream, which is the
-    same block under another top word of the counter.
+    Strings of another split are redrawn from a next stream.
     """
-    blocks = -(-config.strings // _WORDS_PER_COUNTER)
-    key = np.array([seed, split], np.uint64)
     mask = _width_mask(config.width)
     strings = np.zeros((count, config.strings), np.uint64)
     missing = np.ones(strings.shape, bool)
     for attempt in itertools.count():
-        counter = np.array([start * blocks, 0, 0, attempt], np.uint64)
-        words = np.random.Philox(key=key, counter=counter).random_raw(
-            count * blocks * _WORDS_PER_COUNTER
-        )
-        words = words.reshape(count, -1)[:, : config.strings] & mask
+        words = random_words(seed, split, start, count, config.strings, stream=attempt) & mask
         accepted = missing & (split_of(words, config) == split)
         strings[accepted] = words[accepted]
         missing &= ~accepted

@@ -1,0 +1,209 @@
+"""What does fine-tuning on chains cost recall, and what of it comes back with old weights?
+
+    python -m experiments.qk_restore --preset=cpu [--fine_tuned=chain,far_chain] [--pairs=32]
+        [--fine_tuning_share=0.2] [--fine_tuning_rate=1.0] [--seeds=0,1] [--workdir=DIR] [--dry_run]
+
+QK-Restore (arXiv 2606.11052) at the size of a laptop. A hybrid with its cache kept learns to recall
+at every distance (sleep_jax/tasks/recall.py), is then fine-tuned on chains, of which every step
+follows from the last two tokens, and some of its weights are put back as they were before: queries
+and keys of softmax attention, as the paper does, and others, for comparison. Control: chains whose
+steps have to be looked up in the context, at any distance, so as much of a chain without its
+locality. Nothing is trained after that; each is read on recall and on what it was fine-tuned on.
+"""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from experiments import binary, cells, cli, presets
+from experiments.cells import Cell
+from experiments.presets import Preset
+from sleep_jax.config import RunConfig
+from sleep_jax.errors import UserError
+from sleep_jax.model.config import GatedDeltaNetConfig
+from sleep_jax.tasks.recall import SKILLS, RecallConfig
+
+if TYPE_CHECKING:
+    from sleep_jax.model.config import ModelConfig
+    from sleep_jax.model.decoder import Parameters
+
+log = logging.getLogger("sleep_jax")
+
+_RECALL, *_CHAINS = SKILLS
+_PAIRS = flags.DEFINE_list("pairs", None, "P, pairs in the context, comma-separated.")
+_FINE_TUNED = flags.DEFINE_list("fine_tuned", list(_CHAINS), f"On what: {', '.join(_CHAINS)}.")
+_SHARE = flags.DEFINE_float(
+    "fine_tuning_share", 0.2, "Of the tokens of training, those of fine-tuning.", lower_bound=0
+)
+_RATE = flags.DEFINE_float(
+    "fine_tuning_rate", 1.0, "Learning rates of fine-tuning, in those of training.", lower_bound=0
+)
+READINGS = "readings.json"
+
+
+def cpu() -> Preset:
+    """`make experiment EXP=qk_restore`."""
+    task = RecallConfig()
+    preset = presets.on_task(presets.cpu(), task, {task.pairs: (0, 1)}, tokens=8_000_000)
+    model = dataclasses.replace(
+        preset.config.model,
+        pattern=("gated_delta_net", "attention", "gated_delta_net"),
+        d_model=32,
+        mlp_hidden=64,
+        # Too small a state to hold all pairs, so that attention has to find them.
+        gated_delta_net=GatedDeltaNetConfig(key_heads=2, value_heads=2, key_dim=8, value_dim=8),
+    )
+    return _one_pass(preset, model)
+
+
+def smoke() -> Preset:
+    """Every part of the real thing, too short to learn. Used by the tests."""
+    task = RecallConfig(pairs=4, keys=6, values=3, questions=2, window=8)
+    preset = presets.shrink(presets.cpu(), task)
+    return _one_pass(dataclasses.replace(preset, depths={task.pairs: (0, 1)}), preset.config.model)
+
+
+def _one_pass(preset: Preset, model: "ModelConfig") -> Preset:
+    """The preset with its cache kept, and so nothing but runs of one pass."""
+    loop = dataclasses.replace(preset.config.sleep, cache="keep")
+    return dataclasses.replace(
+        preset,
+        config=dataclasses.replace(preset.config, model=model, sleep=loop),
+        passes=(1,),
+        match=(),
+        evicted_seeds=(),
+        full_cache_seeds=(),
+    )
+
+
+def _all_in_one_window(config: RunConfig) -> RunConfig:
+    """With another P the window that holds the whole context."""
+    task = config.task
+    assert isinstance(task, RecallConfig)
+    return dataclasses.replace(config, task=dataclasses.replace(task, window=2 * task.pairs))
+
+
+def _learning_to_recall(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
+    return [
+        cells.hybrid(config, passes, seed)
+        for pairs, config in at.items()
+        for passes in preset.passes
+        for seed in preset.depths[pairs]
+    ]
+
+
+def _fine_tuned(first: Sequence[Cell], directory: Path) -> list[Cell]:
+    """What each of the first goes on to learn, with all its parameters free."""
+    skills = cli.parse_names(_FINE_TUNED.name, _FINE_TUNED.value, _CHAINS)
+    if not 0 < _SHARE.value or not 0 < _RATE.value:
+        flag = _SHARE if not 0 < _SHARE.value else _RATE
+        raise UserError(f"--{flag.name}={flag.value} is not possible; allowed: more than 0")
+    return [_begun(cell, skill, directory) for cell in first for skill in skills]
+
+
+def _begun(first: Cell, skill: str, directory: Path) -> Cell:
+    config = first.config
+    seed = config.train.seed
+    name = first.name.replace(f"-s{seed}", "-s{seed}")
+    rates = ("muon_learning_rate", "adamw_learning_rate")
+    slower = {rate: _RATE.value * getattr(config.optimizer, rate) for rate in rates}
+    config = dataclasses.replace(
+        config,
+        task=dataclasses.replace(config.task, skill=skill),
+        optimizer=dataclasses.replace(config.optimizer, **slower),
+        train=dataclasses.replace(
+            config.train,
+            tokens=round(_SHARE.value * config.train.tokens),
+            warm_start=str(directory / "cells" / name),
+        ),
+    )
+    return cells.hybrid(config, config.sleep.passes, seed)
+
+
+def arms() -> dict[str, Callable[["ModelConfig", "Parameters", "Parameters"], "Parameters"]]:
+    """What is put back, by name: `(model, before, after) -> parameters`."""
+    from sleep_jax import qk_restore
+    from sleep_jax.qk_restore import attention, fast_weight_routing, restored
+
+    routing = attention("query", "key")
+    chosen = {
+        "nothing": lambda path: False,
+        "query, key": routing,
+        "query": attention("query"),
+        "key": attention("key"),
+        "value": attention("value"),
+        "output": attention("output"),
+        "value, output": attention("value", "output"),
+        "query, key of fast weights": fast_weight_routing,
+        "query, key of both": lambda path: routing(path) or fast_weight_routing(path),
+        "all but query, key": lambda path: not routing(path),
+    }
+    found = {
+        name: lambda model, before, after, chosen=chosen: restored(before, after, chosen)
+        for name, chosen in chosen.items()
+    }
+    for strength in (0.1, 1.0, 10.0):
+        found[f"key, query by {strength:g}"] = (
+            lambda model, before, after, strength=strength: qk_restore.qk_pro(
+                model.attention, before, after, strength
+            )
+        )
+    return found
+
+
+def _read(planned: Sequence[Cell], directory: Path) -> None:
+    """Writes readings.json beside the row of every fine-tuned run that has none."""
+    from sleep_jax import records
+
+    for cell in planned:
+        path = directory / "cells" / cell.name / READINGS
+        if cell.config.train.warm_start and not path.exists():
+            log.info("reading %s with %d choices of what is put back", cell.name, len(arms()))
+            records.write_json(path, {"readings": readings(path.parent)})
+
+
+def readings(run: Path) -> list[dict[str, Any]]:
+    """A fine-tuned run with each of `arms` put back, on recall and on what it was fine-tuned on."""
+    from sleep_jax import trained
+    from sleep_jax.training.evaluation import evaluation_sequences
+
+    after = trained.load(run)
+    source = after.config.train.warm_start.replace("{seed}", str(after.config.train.seed))
+    before = trained.load(source).params
+    found = []
+    for skill in (_RECALL, after.config.task.skill):
+        task = dataclasses.replace(after.config.task, skill=skill)
+        count = after.config.train.evaluation_sequences
+        sequences = evaluation_sequences(dataclasses.replace(after.config, task=task), count)
+        for name, put_back in arms().items():
+            params = put_back(after.config.model, before, after.params)
+            values = dataclasses.replace(after, params=params).evaluate(sequences)
+            found.append({"put_back": name, "skill": skill, **values})
+    return found
+
+
+EXPERIMENT = binary.Experiment(
+    name="qk_restore",
+    presets={"cpu": cpu, "smoke": smoke},
+    depth_flag=_PAIRS,
+    lowest_depth=4,
+    about=lambda task: {},
+    adapt=_all_in_one_window,
+    planned=_learning_to_recall,
+    then=_fine_tuned,
+    read=_read,
+)
+
+
+def main() -> int:
+    """Plans, runs, reads and reports."""
+    return binary.main(EXPERIMENT)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, sys.argv))

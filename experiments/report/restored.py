@@ -1,0 +1,233 @@
+"""The report of `EXP=qk_restore`: what fine-tuning cost recall, and what came back with old weights.
+
+A row is a run; a fine-tuned one has `readings`, the accuracy on recall and on its own skill with
+each choice of weights put back.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from matplotlib import pyplot as plt
+
+from experiments.report.groups import Interval
+from experiments.report.style import COLOURS, COLUMN, FLOOR, STYLE, legend, save
+from experiments.report.summary import ReportError, Row, group_rows, interval, student_t_half
+from experiments.report.words import quote
+
+RECALL, NOTHING, PAPER = "recall", "nothing", "query, key"
+HEADER = (
+    "fine-tuned on", "put back", "N", "pairs", "seeds n", "recall [95%]", "nearest quarter",
+    "farthest quarter", "recall put back [95%]", "fine-tuned skill [95%]", "tokens", "FLOPs",
+)  # fmt: skip
+
+
+class Change(TypedDict):
+    """A mean of differences, seed by seed, with half its 95% interval; none of one seed."""
+
+    mean: float
+    half: float | None
+
+
+class Restored(TypedDict):
+    """All seeds of one choice of what is put back; before fine-tuning `skill` is RECALL."""
+
+    skill: str
+    put_back: str
+    passes: int
+    pairs: int
+    seeds: list[int]
+    recall: Interval
+    nearest: Interval
+    farthest: Interval
+    regained: Change | None  # recall against that with nothing put back
+    own: Interval | None  # accuracy on the fine-tuned skill
+    floor: float
+    train_tokens: int
+    train_flops: int
+
+
+def summarise(rows: Iterable[Row]) -> list[Restored]:
+    """Before fine-tuning, then for each skill what is put back, in the order of the readings."""
+    found = []
+    for group in group_rows(rows, ("pairs", "passes", "skill", "regime")):
+        if group[0]["skill"] == RECALL:
+            found.append(_group(group, "-", [_read(row) for row in group], None, None))
+            continue
+        if missing := [row["cell"] for row in group if "readings" not in row]:
+            raise ReportError(f"cell {missing[0]} was fine-tuned and has not been read")
+        at = [_readings(row) for row in group]
+        for put_back in at[0][RECALL]:
+            recall = [by_skill[RECALL][put_back] for by_skill in at]
+            own = [by_skill[group[0]["skill"]][put_back]["exact_accuracy"] for by_skill in at]
+            plain = [by_skill[RECALL][NOTHING]["exact_accuracy"] for by_skill in at]
+            found.append(_group(group, put_back, recall, own, plain))
+    order = {RECALL: 0}
+    return sorted(found, key=lambda g: (g["pairs"], g["passes"], order.get(g["skill"], 1)))
+
+
+def _read(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What training itself measured at its end, as a reading."""
+    return {"exact_accuracy": row["exact_accuracy"], "by_depth": row["by_depth"]}
+
+
+def _readings(row: Row) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """By skill and by what was put back."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for reading in row["readings"]:
+        found.setdefault(reading["skill"], {})[reading["put_back"]] = reading
+    return found
+
+
+def _group(
+    rows: Sequence[Row],
+    put_back: str,
+    recall: Sequence[Mapping[str, Any]],
+    own: Sequence[float] | None,
+    plain: Sequence[float] | None,
+) -> Restored:
+    first = rows[0]
+    answers = sum(at["answers"] for at in recall[0]["by_depth"].values())
+    whole = [reading["exact_accuracy"] for reading in recall]
+    distances = sorted(recall[0]["by_depth"], key=int)
+
+    def at(distance: str) -> Interval:
+        there = [reading["by_depth"][distance] for reading in recall]
+        return interval([part["exact_accuracy"] for part in there], there[0]["answers"])
+
+    return {
+        "skill": first["skill"],
+        "put_back": put_back,
+        "passes": first["passes"],
+        "pairs": first["pairs"],
+        "seeds": [row["seed"] for row in rows],
+        "recall": interval(whole, answers),
+        "nearest": at(distances[0]),
+        "farthest": at(distances[-1]),
+        "regained": None if plain is None or put_back == NOTHING else _change(whole, plain),
+        "own": None if own is None else interval(own, answers),
+        "floor": first["floor"],
+        "train_tokens": first["train_tokens"],
+        "train_flops": first["train_flops"],
+    }
+
+
+def _change(values: Sequence[float], plain: Sequence[float]) -> Change:
+    moved = [value - other for value, other in zip(values, plain, strict=True)]
+    half = student_t_half(moved) if len(moved) > 1 else None
+    return {"mean": sum(moved) / len(moved), "half": half}
+
+
+def lines(summary: Sequence[Restored]) -> list[list[str]]:
+    """One line a choice."""
+    return [
+        [
+            "-" if group["skill"] == RECALL else group["skill"].replace("_", " "),
+            group["put_back"],
+            str(group["passes"]),
+            str(group["pairs"]),
+            str(len(group["seeds"])),
+            quote(group["recall"]),
+            f"{group['nearest']['mean']:.3f}",
+            f"{group['farthest']['mean']:.3f}",
+            _signed(group["regained"]),
+            quote(group["own"]) if group["own"] else "-",
+            f"{group['train_tokens'] / 1e6:.2f}M",
+            f"{group['train_flops']:.2e}".replace("e+", "e"),
+        ]
+        for group in summary
+    ]
+
+
+def _signed(change: Change | None) -> str:
+    if change is None:
+        return "-"
+    if change["half"] is None:
+        return f"{change['mean']:+.3f}"
+    low, high = change["mean"] - change["half"], change["mean"] + change["half"]
+    return f"{change['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def conclude(summary: Sequence[Restored]) -> str:
+    """What fine-tuning on each skill cost, and what the paper's choice and the best one put back."""
+    before = {
+        (group["pairs"], group["passes"]): group for group in summary if group["put_back"] == "-"
+    }
+    said = []
+    for plain in summary:
+        if plain["put_back"] != NOTHING:
+            continue
+        first = before.get((plain["pairs"], plain["passes"]))
+        same = ("skill", "pairs", "passes")
+        arms = [g for g in summary if all(g[name] == plain[name] for name in same)]
+        paper = next(group for group in arms if group["put_back"] == PAPER)
+        said.append(_sentence(first, plain, paper))
+    said.append(
+        "It may not be concluded that what is inside the intervals is the same, nor anything about "
+        "pretrained models, about text, or about contexts longer than those trained on."
+    )
+    return " ".join(said)
+
+
+def _sentence(before: Restored | None, plain: Restored, paper: Restored) -> str:
+    was = f" from {quote(before['recall'])}" if before else ""
+    assert plain["own"] and paper["own"]
+    return (
+        f"After fine-tuning on {plain['skill'].replace('_', ' ')} recall is "
+        f"{quote(plain['recall'])}{was}; with queries and keys of attention put back it is "
+        f"{quote(paper['recall'])}, {_shown(paper['regained'])} "
+        f"({_signed(paper['regained'])}), and the fine-tuned skill {quote(paper['own'])} where it "
+        f"was {quote(plain['own'])}."
+    )
+
+
+def _shown(change: Change | None) -> str:
+    assert change
+    if change["half"] is None:
+        return "of one seed"
+    if abs(change["mean"]) <= change["half"]:
+        return "no change that is shown"
+    return "more, apart from nothing" if change["mean"] > 0 else "less, apart from nothing"
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Recall and the fine-tuned skill by what is put back, a panel a skill; before in grey."""
+    summary: list[Restored] = results["summary"]
+    tuned = [group for group in summary if group["put_back"] != "-"]
+    panels = list(dict.fromkeys((g["skill"], g["pairs"], g["passes"]) for g in tuned))
+    with plt.rc_context(STYLE):
+        height = 0.14 * max((len(tuned) // max(len(panels), 1), 4)) + 0.9
+        figure, axes = plt.subplots(
+            1, max(len(panels), 1), figsize=(2 * COLUMN, height), sharey=True, squeeze=False
+        )
+        for panel, axis in zip(panels, axes[0], strict=False):
+            _draw_panel(axis, [g for g in tuned if (g["skill"], g["pairs"], g["passes"]) == panel])
+            skill, pairs, passes = panel
+            several = f", {pairs} pairs, N = {passes}" * (len({p[1:] for p in panels}) > 1)
+            axis.set_title(f"fine-tuned on {skill.replace('_', ' ')}{several}")
+            for group in summary:
+                if group["put_back"] == "-" and (group["pairs"], group["passes"]) == panel[1:]:
+                    axis.axvline(group["recall"]["mean"], color="#999999", linewidth=0.8)
+        if tuned:
+            legend(figure, axes[0][0], columns=3, floor="floor")
+        save(figure, path)
+
+
+def _draw_panel(axis: plt.Axes, groups: Sequence[Restored]) -> None:
+    places = range(len(groups))
+    for name, colour, marker, shift in (
+        ("recall", COLOURS[0], "o", -0.15),
+        ("own", COLOURS[3], "s", 0.15),
+    ):
+        scores: list[Interval] = [group[name] for group in groups]  # type: ignore[literal-required]
+        label = {"recall": "recall", "own": "what it was fine-tuned on"}[name]
+        for place, score in zip(places, scores, strict=True):
+            low, high = score["ci95"]
+            axis.plot([low, high], [place + shift] * 2, color=colour, linewidth=0.8)
+            axis.plot(
+                score["mean"], place + shift, color=colour, marker=marker, markersize=3,
+                linestyle="none", label=label if place == 0 else None,
+            )  # fmt: skip
+    axis.axvline(groups[0]["floor"], **FLOOR)
+    axis.set_yticks(places, [group["put_back"] for group in groups])
+    axis.set(xlim=(0, 1.02), xlabel="exact accuracy", ylim=(len(groups) - 0.5, -0.5))

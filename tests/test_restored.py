@@ -1,0 +1,139 @@
+"""The report of EXP=qk_restore on made-up rows, and its sweep from outside."""
+
+import json
+
+import pytest
+
+from experiments.report import restored
+from experiments.report.files import ReportError
+from tests.from_outside import ends, run
+
+ARMS = ("nothing", "query, key", "value")
+
+
+def by_depth(accuracy):
+    at = {"1": accuracy + 0.05, "2": accuracy, "3": accuracy, "4": accuracy - 0.05}
+    return {d: {"exact_accuracy": share, "answers": 100} for d, share in at.items()}
+
+
+def row(skill, seed, accuracy, readings=None):
+    begun = {} if readings is None else {"readings": readings}
+    return {
+        "cell": f"{skill}-s{seed}",
+        "skill": skill,
+        "pairs": 8,
+        "passes": 1,
+        "seed": seed,
+        "regime": "plain" if readings is None else "from recall",
+        "exact_accuracy": accuracy,
+        "by_depth": by_depth(accuracy),
+        "floor": 0.1,
+        "train_tokens": 1000,
+        "train_flops": 10**9,
+        "parameters": 5,
+        **begun,
+    }
+
+
+def read(seed, recall, own):
+    """Recall by what is put back, and the fine-tuned skill, which loses a tenth of it by values."""
+    found = []
+    for skill, values in (("recall", recall), ("chain", own)):
+        found += [
+            {
+                "put_back": arm,
+                "skill": skill,
+                "exact_accuracy": share + seed / 100,
+                "by_depth": by_depth(share + seed / 100),
+            }
+            for arm, share in zip(ARMS, values, strict=True)
+        ]
+    return found
+
+
+ROWS = [
+    *(row("recall", seed, 0.9 + seed / 100) for seed in range(3)),
+    *(
+        row("chain", seed, 0.8, read(seed, (0.3, 0.7, 0.31), (0.8, 0.78, 0.7)))
+        for seed in range(3)
+    ),
+]
+
+
+def test_groups_are_what_was_read():
+    summary = restored.summarise(ROWS)
+    assert [(group["skill"], group["put_back"]) for group in summary] == [
+        ("recall", "-"), *(("chain", arm) for arm in ARMS),
+    ]  # fmt: skip
+    before, nothing, paper, value = summary
+    assert before["recall"]["mean"] == pytest.approx(0.91) and before["own"] is None
+    assert nothing["recall"]["mean"] == pytest.approx(0.31) and nothing["regained"] is None
+    assert nothing["nearest"]["mean"] == pytest.approx(0.36)
+    assert nothing["farthest"]["mean"] == pytest.approx(0.26)
+    assert paper["regained"]["mean"] == pytest.approx(0.4)
+    assert paper["regained"]["half"] == pytest.approx(0, abs=1e-9)  # the seeds gain alike
+    assert value["own"]["mean"] == pytest.approx(0.71)
+
+
+def test_lines_and_words():
+    summary = restored.summarise(ROWS)
+    cells = dict(zip(restored.HEADER, restored.lines(summary)[2], strict=True))
+    assert cells["fine-tuned on"] == "chain" and cells["put back"] == "query, key"
+    assert cells["recall put back [95%]"] == "+0.400 [+0.400, +0.400]"
+    text = restored.conclude(summary)
+    assert "After fine-tuning on chain recall is 0.310" in text and "from 0.910" in text
+    assert "0.710 [0.685, 0.735], more, apart from nothing (+0.400" in text
+    assert "fine-tuned skill 0.790 [0.765, 0.815] where it was 0.810" in text
+
+
+@pytest.mark.parametrize(
+    "gains, words",
+    [
+        ((0.1, 0.1, 0.11), "more, apart from nothing"),
+        ((-0.1, -0.1, -0.11), "less, apart from nothing"),
+        ((0.3, -0.1, 0.0), "no change that is shown"),
+        ((0.3,), "of one seed"),
+    ],
+)
+def test_a_change_is_shown_where_its_interval_leaves_nothing_out(gains, words):
+    assert restored._shown(restored._change(gains, [0.0] * len(gains))) == words
+
+
+def test_a_run_that_was_not_read_is_named():
+    with pytest.raises(ReportError, match="cell chain-s1 was fine-tuned and has not been read"):
+        restored.summarise([{k: v for k, v in r.items() if k != "readings"} for r in ROWS[3:5]][1:])
+
+
+def test_smoke_trains_fine_tunes_and_reads(tmp_path):
+    flags = ("--preset=smoke", "--jobs=1", "--seeds=0", "--fine_tuned=chain")
+    result = run("experiments", "qk_restore", *flags, f"--workdir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    directory = tmp_path / "qk_restore" / "smoke"
+    results = json.loads((directory / "results.json").read_text())
+    assert results["missing"] == [] and len(results["rows"]) == 2
+    (tuned,) = (found for found in results["rows"] if found["skill"] == "chain")
+    assert tuned["warm_start"]["run"] == "hybrid-N1-recall-P4-s0"
+    own = {r["put_back"]: r for r in tuned["readings"] if r["skill"] == "chain"}
+    assert own["nothing"]["exact_accuracy"] == tuned["exact_accuracy"]
+    assert own["nothing"]["loss"] == pytest.approx(tuned["loss"], rel=1e-6)
+    assert len({reading["loss"] for reading in own.values()}) > 5
+    assert (directory / "restored.png").read_bytes().startswith(b"\x89PNG")
+    assert "begin with the parameters of another" in (directory / "table.md").read_text()
+    again = run("experiments", "qk_restore", *flags, f"--workdir={tmp_path}")
+    assert again.returncode == 0 and "reading" not in again.stdout
+
+
+@pytest.mark.parametrize(
+    "flag, allowed",
+    [
+        ("--fine_tuned=recall", "allowed: chain, far_chain"),
+        ("--fine_tuning_share=0", "allowed: more than 0"),
+        ("--fine_tuning_rate=-1", "allowed: a non-negative number"),
+        ("--pairs=6", "a multiple of 4"),
+    ],
+)
+def test_impossible_flags_end_in_one_line(tmp_path, flag, allowed):
+    result = ends("experiments", "qk_restore", "--preset=smoke", flag, f"--workdir={tmp_path}")
+    assert result.returncode == 2 and not list(tmp_path.iterdir())
+    (line,) = result.stderr.strip().splitlines()
+    assert flag.split("=")[0].split("_")[-1].strip("-") in line and allowed in line
