@@ -4,17 +4,18 @@
         [--fine_tuning_share=0.2] [--fine_tuning_rate=1.0] [--seeds=0,1] [--workdir=DIR] [--dry_run]
 
 QK-Restore (arXiv 2606.11052) at the size of a laptop. A hybrid with its cache kept learns to recall
-at every distance (sleep_jax/tasks/recall.py), is then fine-tuned on chains, of which every step
-follows from the last two tokens, and some of its weights are put back as they were before: queries
-and keys of softmax attention, as the paper does, and others, for comparison. Control: chains whose
-steps have to be looked up in the context, at any distance, so as much of a chain without its
-locality. Nothing is trained after that; each is read on recall and on what it was fine-tuned on.
+at every distance, and chains (sleep_jax/tasks/recall.py); it is then fine-tuned on chains of
+another rule, of which every step follows from the last two tokens, and some of its weights are put
+back as they were before: queries and keys of softmax attention, as the paper does, and others, for
+comparison. Control: chains whose steps have to be looked up in the context, at any distance, so as
+much of a chain without its locality. Nothing is trained after that; each is read on recall and on
+what it was fine-tuned on.
 """
 
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +32,12 @@ from sleep_jax.tasks.recall import SKILLS, RecallConfig
 if TYPE_CHECKING:
     from sleep_jax.model.config import ModelConfig
     from sleep_jax.model.decoder import Parameters
+    from sleep_jax.trained import Trained
 
 log = logging.getLogger("sleep_jax")
 
 _RECALL, *_CHAINS = SKILLS
+_FACTOR = 3  # of the chains of fine-tuning, which before had 1
 _PAIRS = flags.DEFINE_list("pairs", None, "P, pairs in the context, comma-separated.")
 _FINE_TUNED = flags.DEFINE_list("fine_tuned", list(_CHAINS), f"On what: {', '.join(_CHAINS)}.")
 _SHARE = flags.DEFINE_float(
@@ -43,12 +46,13 @@ _SHARE = flags.DEFINE_float(
 _RATE = flags.DEFINE_float(
     "fine_tuning_rate", 1.0, "Learning rates of fine-tuning, in those of training.", lower_bound=0
 )
+_STRENGTHS = (0.1, 1.0, 10.0)  # of QK-Pro
 READINGS = "readings.json"
 
 
 def cpu() -> Preset:
     """`make experiment EXP=qk_restore`."""
-    task = RecallConfig()
+    task = RecallConfig(SKILLS)
     preset = presets.on_task(presets.cpu(), task, {task.pairs: (0, 1)}, tokens=8_000_000)
     model = dataclasses.replace(
         preset.config.model,
@@ -63,7 +67,7 @@ def cpu() -> Preset:
 
 def smoke() -> Preset:
     """Every part of the real thing, too short to learn. Used by the tests."""
-    task = RecallConfig(pairs=4, keys=6, values=3, questions=2, window=8)
+    task = RecallConfig(SKILLS, pairs=4, keys=6, values=4, questions=2, window=8)
     preset = presets.shrink(presets.cpu(), task)
     return _one_pass(dataclasses.replace(preset, depths={task.pairs: (0, 1)}), preset.config.model)
 
@@ -114,7 +118,7 @@ def _begun(first: Cell, skill: str, directory: Path) -> Cell:
     slower = {rate: _RATE.value * getattr(config.optimizer, rate) for rate in rates}
     config = dataclasses.replace(
         config,
-        task=dataclasses.replace(config.task, skill=skill),
+        task=dataclasses.replace(config.task, skills=(skill,), factor=_FACTOR),
         optimizer=dataclasses.replace(config.optimizer, **slower),
         train=dataclasses.replace(
             config.train,
@@ -125,10 +129,12 @@ def _begun(first: Cell, skill: str, directory: Path) -> Cell:
     return cells.hybrid(config, config.sleep.passes, seed)
 
 
-def arms() -> dict[str, Callable[["ModelConfig", "Parameters", "Parameters"], "Parameters"]]:
-    """What is put back, by name: `(model, before, after) -> parameters`."""
+def arms(
+    model: "ModelConfig", before: "Parameters", after: "Parameters"
+) -> dict[str, "Parameters"]:
+    """The parameters with what is put back, by its name in tables."""
     from sleep_jax import qk_restore
-    from sleep_jax.qk_restore import attention, fast_weight_routing, restored
+    from sleep_jax.qk_restore import attention, fast_weight_routing
 
     routing = attention("query", "key")
     chosen = {
@@ -143,48 +149,53 @@ def arms() -> dict[str, Callable[["ModelConfig", "Parameters", "Parameters"], "P
         "query, key of both": lambda path: routing(path) or fast_weight_routing(path),
         "all but query, key": lambda path: not routing(path),
     }
-    found = {
-        name: lambda model, before, after, chosen=chosen: restored(before, after, chosen)
-        for name, chosen in chosen.items()
-    }
-    for strength in (0.1, 1.0, 10.0):
-        found[f"key, query by {strength:g}"] = (
-            lambda model, before, after, strength=strength: qk_restore.qk_pro(
-                model.attention, before, after, strength
-            )
-        )
+    found = {name: qk_restore.restored(before, after, part) for name, part in chosen.items()}
+    for strength in _STRENGTHS:
+        pro = qk_restore.qk_pro(model.attention, before, after, strength)
+        found[f"key, query by QK-Pro, c = {strength:g}"] = pro
     return found
 
 
 def _read(planned: Sequence[Cell], directory: Path) -> None:
-    """Writes readings.json beside the row of every fine-tuned run that has none."""
+    """Writes readings.json beside the row of every run that has none."""
     from sleep_jax import records
 
     for cell in planned:
         path = directory / "cells" / cell.name / READINGS
-        if cell.config.train.warm_start and not path.exists():
-            log.info("reading %s with %d choices of what is put back", cell.name, len(arms()))
+        if not path.exists():
+            log.info("reading %s", cell.name)
             records.write_json(path, {"readings": readings(path.parent)})
 
 
 def readings(run: Path) -> list[dict[str, Any]]:
-    """A fine-tuned run with each of `arms` put back, on recall and on what it was fine-tuned on."""
+    """What a run scores on recall and on its chains; a fine-tuned one with each of `arms` put back.
+
+    Of what was not fine-tuned, `put_back` is "".
+    """
     from sleep_jax import trained
-    from sleep_jax.training.evaluation import evaluation_sequences
 
     after = trained.load(run)
-    source = after.config.train.warm_start.replace("{seed}", str(after.config.train.seed))
-    before = trained.load(source).params
-    found = []
-    for skill in (_RECALL, after.config.task.skill):
-        task = dataclasses.replace(after.config.task, skill=skill)
-        count = after.config.train.evaluation_sequences
-        sequences = evaluation_sequences(dataclasses.replace(after.config, task=task), count)
-        for name, put_back in arms().items():
-            params = put_back(after.config.model, before, after.params)
-            values = dataclasses.replace(after, params=params).evaluate(sequences)
-            found.append({"put_back": name, "skill": skill, **values})
-    return found
+    train, task = after.config.train, after.config.task
+    assert isinstance(task, RecallConfig)
+    params = {"": after.params}
+    if train.warm_start:
+        before = trained.load(train.warm_start.replace("{seed}", str(train.seed))).params
+        params = arms(after.config.model, before, after.params)
+    return [
+        {"put_back": name, "skill": skill, **_scores(after, skill, put_back)}
+        for skill in dict.fromkeys([_RECALL, *task.skills])
+        for name, put_back in params.items()
+    ]
+
+
+def _scores(run: "Trained", skill: str, params: "Parameters") -> dict[str, Any]:
+    """On the evaluation sequences of one skill of the run's task."""
+    from sleep_jax.training.evaluation import evaluation_sequences
+
+    config = run.config
+    config = dataclasses.replace(config, task=dataclasses.replace(config.task, skills=(skill,)))
+    sequences = evaluation_sequences(config, config.train.evaluation_sequences)
+    return dataclasses.replace(run, params=params).evaluate(sequences)
 
 
 EXPERIMENT = binary.Experiment(

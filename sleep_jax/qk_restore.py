@@ -10,6 +10,7 @@ Parameters are trees as decoder.init makes them, of one model, "before" and "aft
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -72,24 +73,21 @@ def qk_pro(
     as_before = restored(before, after, attention("key"))
     heads, kv_heads, width = config.heads, config.kv_heads, config.head_dim
 
-    def query(path: str, old: NDArray[np.float64], new: NDArray[np.float64]) -> NDArray[np.float64]:
-        *parents, _ = path.split("/")
+    def query(parents: list[str], old: jax.Array, new: jax.Array) -> jax.Array:
         key = _leaf(before, [*parents, "key"]).reshape(-1, kv_heads, width)
         forms = np.einsum("dgi,dgj->gij", key, key)
         lam = strength * np.trace(forms, axis1=1, axis2=2) / width
-        shrunk = forms + lam[:, None, None] * np.eye(width)
-        share = np.linalg.solve(shrunk, forms)  # M and M + lam I commute
-        moved = (old - new).reshape(len(old), kv_heads, heads // kv_heads, width)
-        return new + np.einsum("dghi,gij->dghj", moved, share).reshape(new.shape)
+        share = np.linalg.solve(forms + lam[:, None, None] * np.eye(width), forms)  # they commute
+        moved = np.asarray(old, np.float64) - np.asarray(new, np.float64)
+        moved = moved.reshape(len(key), kv_heads, heads // kv_heads, width)
+        back = np.einsum("dghi,gij->dghj", moved, share).reshape(new.shape)
+        return jax.device_put((new + back).astype(new.dtype), new.sharding)
 
-    is_query = attention("query")
-
-    def one(path: tuple[jax.tree_util.DictKey, ...], old: jax.Array, new: jax.Array):
+    def one(path: tuple[Any, ...], old: jax.Array, new: jax.Array) -> jax.Array:
         name = path_name(path)
-        if not is_query(name) or np.isinf(strength):
+        if np.isinf(strength) or not attention("query")(name):
             return new
-        found = query(name, np.asarray(old, np.float64), np.asarray(new, np.float64))
-        return jax.device_put(found.astype(np.float32), new.sharding)
+        return query(name.split("/")[:-1], old, new)
 
     return jax.tree_util.tree_map_with_path(one, before, as_before)
 

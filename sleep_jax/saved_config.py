@@ -13,9 +13,7 @@ from sleep_jax.tasks.gsm_infinite.task import GsmInfiniteConfig
 from sleep_jax.tasks.recall import RecallConfig
 from sleep_jax.tasks.rule110 import Rule110Config
 
-TASKS = {
-    task.name: task for task in (Rule110Config, DepoConfig, GsmInfiniteConfig, RecallConfig)
-}
+TASKS = {task.name: task for task in (Rule110Config, DepoConfig, GsmInfiniteConfig, RecallConfig)}
 
 
 def read_config(directory: str | os.PathLike[str]) -> RunConfig:

@@ -33,18 +33,20 @@ def read(batch, row):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    skill=st.sampled_from(SKILLS),
+    skills=st.lists(st.sampled_from(SKILLS), min_size=1, unique=True),
+    factor=st.integers(1, V - 1),
     pairs=st.sampled_from([4, 8, 32]),
     seed=st.integers(0, 2**64 - 1),
     split=st.sampled_from([TRAIN, VALIDATION, TEST]),
     start=st.integers(0, 10**6),
 )
-def test_every_answer_follows_from_the_tokens(skill, pairs, seed, split, start):
-    config = RecallConfig(skill=skill, pairs=pairs, questions=4, window=2 * pairs)
+def test_every_answer_follows_from_the_tokens(skills, factor, pairs, seed, split, start):
+    config = RecallConfig(tuple(skills), factor, pairs, questions=4, window=2 * pairs)
     batch = config.sample(seed, split, start, 3)
     for row in range(3):
         context, marker, steps = read(batch, row)
-        assert SKILLS[marker] == skill and len(steps) == 4
+        skill = SKILLS[marker]
+        assert skill in skills and len(steps) == 4
         where = {key: place for place, (key, _) in enumerate(context)}
         total = 0
         for given_token, answer, distance in steps:
@@ -56,7 +58,7 @@ def test_every_answer_follows_from_the_tokens(skill, pairs, seed, split, start):
                 added = context[place][1]
                 # Quarters, the one that ends the context first.
                 assert distance == 4 - place * 4 // pairs
-            total = (total + added) % V
+            total = (total + factor * added) % V
             assert answer == (added if skill == "recall" else total)
         if skill != "chain":
             assert len({key for key, _, _ in steps}) == 4
@@ -72,6 +74,12 @@ def test_a_range_is_the_same_however_it_is_cut():
     assert not np.array_equal(whole["context"], other)
 
 
+def test_skills_are_as_likely():
+    batch = RecallConfig(skills=SKILLS).sample(0, TRAIN, 0, 3000)
+    shares = np.unique(batch["tokens"][:, 0, 0], return_counts=True)[1] / 3000
+    np.testing.assert_allclose(shares, 1 / 3, rtol=0.1)
+
+
 def test_all_distances_values_and_keys_are_as_likely():
     batch = RecallConfig().sample(0, TEST, 0, 2000)
     for counted, many in ((batch["depth"], 4), (batch["context"][..., 1::2], V)):
@@ -84,7 +92,10 @@ def test_all_distances_values_and_keys_are_as_likely():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"skill": "sleep"}, "task.skill='sleep' .* allowed: recall, chain, far_chain"),
+        ({"skills": ("sleep",)}, "task.skills='sleep' .* allowed: of recall, chain, far_chain"),
+        ({"skills": ("chain", "chain")}, "task.skills='chain,chain' .* allowed: of recall"),
+        ({"skills": ()}, "task.skills='' .* allowed: of recall"),
+        ({"factor": 10}, "task.factor=10 .* 1 to task.values - 1"),
         ({"pairs": 6}, "task.pairs=6 .* a multiple of 4"),
         ({"keys": 31}, "task.keys=31 .* >= task.pairs=32"),
         ({"values": 1}, "task.values=1 .* >= 2"),

@@ -17,21 +17,20 @@ def by_depth(accuracy):
 
 
 def row(skill, seed, accuracy, readings=None):
-    begun = {} if readings is None else {"readings": readings}
+    own = {"put_back": "", "skill": "recall", "exact_accuracy": accuracy}
+    own["by_depth"] = by_depth(accuracy)
     return {
         "cell": f"{skill}-s{seed}",
-        "skill": skill,
+        "skills": skill,
         "pairs": 8,
         "passes": 1,
         "seed": seed,
         "regime": "plain" if readings is None else "from recall",
-        "exact_accuracy": accuracy,
-        "by_depth": by_depth(accuracy),
         "floor": 0.1,
         "train_tokens": 1000,
         "train_flops": 10**9,
         "parameters": 5,
-        **begun,
+        "readings": readings or [own],
     }
 
 
@@ -52,24 +51,22 @@ def read(seed, recall, own):
 
 
 ROWS = [
-    *(row("recall", seed, 0.9 + seed / 100) for seed in range(3)),
-    *(
-        row("chain", seed, 0.8, read(seed, (0.3, 0.7, 0.31), (0.8, 0.78, 0.7)))
-        for seed in range(3)
-    ),
+    *(row("recall+chain", seed, 0.9 + seed / 100) for seed in range(3)),
+    *(row("chain", seed, 0.8, read(seed, (0.3, 0.7, 0.31), (0.8, 0.78, 0.7))) for seed in range(3)),
 ]
 
 
 def test_groups_are_what_was_read():
     summary = restored.summarise(ROWS)
     assert [(group["skill"], group["put_back"]) for group in summary] == [
-        ("recall", "-"), *(("chain", arm) for arm in ARMS),
+        ("recall+chain", ""), *(("chain", arm) for arm in ARMS),
     ]  # fmt: skip
     before, nothing, paper, value = summary
     assert before["recall"]["mean"] == pytest.approx(0.91) and before["own"] is None
     assert nothing["recall"]["mean"] == pytest.approx(0.31) and nothing["regained"] is None
     assert nothing["nearest"]["mean"] == pytest.approx(0.36)
     assert nothing["farthest"]["mean"] == pytest.approx(0.26)
+    assert paper["regained"] and paper["regained"]["half"] is not None and value["own"]
     assert paper["regained"]["mean"] == pytest.approx(0.4)
     assert paper["regained"]["half"] == pytest.approx(0, abs=1e-9)  # the seeds gain alike
     assert value["own"]["mean"] == pytest.approx(0.71)
@@ -100,8 +97,9 @@ def test_a_change_is_shown_where_its_interval_leaves_nothing_out(gains, words):
 
 
 def test_a_run_that_was_not_read_is_named():
-    with pytest.raises(ReportError, match="cell chain-s1 was fine-tuned and has not been read"):
-        restored.summarise([{k: v for k, v in r.items() if k != "readings"} for r in ROWS[3:5]][1:])
+    unread = {name: value for name, value in ROWS[4].items() if name != "readings"}
+    with pytest.raises(ReportError, match="cell chain-s1 has not been read"):
+        restored.summarise([*ROWS[:4], unread])
 
 
 def test_smoke_trains_fine_tunes_and_reads(tmp_path):
@@ -111,8 +109,8 @@ def test_smoke_trains_fine_tunes_and_reads(tmp_path):
     directory = tmp_path / "qk_restore" / "smoke"
     results = json.loads((directory / "results.json").read_text())
     assert results["missing"] == [] and len(results["rows"]) == 2
-    (tuned,) = (found for found in results["rows"] if found["skill"] == "chain")
-    assert tuned["warm_start"]["run"] == "hybrid-N1-recall-P4-s0"
+    (tuned,) = (found for found in results["rows"] if found["skills"] == "chain")
+    assert tuned["warm_start"]["run"] == "hybrid-N1-recall-chain-far-chain-P4-s0"
     own = {r["put_back"]: r for r in tuned["readings"] if r["skill"] == "chain"}
     assert own["nothing"]["exact_accuracy"] == tuned["exact_accuracy"]
     assert own["nothing"]["loss"] == pytest.approx(tuned["loss"], rel=1e-6)

@@ -1,7 +1,7 @@
-"""The report of `EXP=qk_restore`: what fine-tuning cost recall, and what came back with old weights.
+"""The report of `EXP=qk_restore`: what fine-tuning cost recall, and what old weights bring back.
 
-A row is a run; a fine-tuned one has `readings`, the accuracy on recall and on its own skill with
-each choice of weights put back.
+A row is a run with its `readings`, the accuracy on recall and on what it was trained on; of a
+fine-tuned one with each choice of weights put back.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from experiments.report.groups import Interval
 from experiments.report.style import COLOURS, COLUMN, FLOOR, STYLE, legend, save
 from experiments.report.summary import ReportError, Row, group_rows, interval, student_t_half
 from experiments.report.words import quote
 
-RECALL, NOTHING, PAPER = "recall", "nothing", "query, key"
+RECALL = "recall"
+BEFORE, NOTHING, PAPER = "", "nothing", "query, key"  # of what was put back
 HEADER = (
     "fine-tuned on", "put back", "N", "pairs", "seeds n", "recall [95%]", "nearest quarter",
     "farthest quarter", "recall put back [95%]", "fine-tuned skill [95%]", "tokens", "FLOPs",
@@ -30,9 +32,9 @@ class Change(TypedDict):
 
 
 class Restored(TypedDict):
-    """All seeds of one choice of what is put back; before fine-tuning `skill` is RECALL."""
+    """All seeds of one choice of what is put back; BEFORE fine-tuning `own` is none."""
 
-    skill: str
+    skill: str  # what was trained on last
     put_back: str
     passes: int
     pairs: int
@@ -50,25 +52,19 @@ class Restored(TypedDict):
 def summarise(rows: Iterable[Row]) -> list[Restored]:
     """Before fine-tuning, then for each skill what is put back, in the order of the readings."""
     found = []
-    for group in group_rows(rows, ("pairs", "passes", "skill", "regime")):
-        if group[0]["skill"] == RECALL:
-            found.append(_group(group, "-", [_read(row) for row in group], None, None))
-            continue
+    for group in group_rows(rows, ("pairs", "passes", "skills", "regime")):
         if missing := [row["cell"] for row in group if "readings" not in row]:
-            raise ReportError(f"cell {missing[0]} was fine-tuned and has not been read")
+            raise ReportError(f"cell {missing[0]} has not been read")
         at = [_readings(row) for row in group]
         for put_back in at[0][RECALL]:
             recall = [by_skill[RECALL][put_back] for by_skill in at]
-            own = [by_skill[group[0]["skill"]][put_back]["exact_accuracy"] for by_skill in at]
-            plain = [by_skill[RECALL][NOTHING]["exact_accuracy"] for by_skill in at]
+            own = plain = None
+            if put_back != BEFORE:
+                skill = group[0]["skills"]
+                own = [by_skill[skill][put_back]["exact_accuracy"] for by_skill in at]
+                plain = [by_skill[RECALL][NOTHING]["exact_accuracy"] for by_skill in at]
             found.append(_group(group, put_back, recall, own, plain))
-    order = {RECALL: 0}
-    return sorted(found, key=lambda g: (g["pairs"], g["passes"], order.get(g["skill"], 1)))
-
-
-def _read(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What training itself measured at its end, as a reading."""
-    return {"exact_accuracy": row["exact_accuracy"], "by_depth": row["by_depth"]}
+    return sorted(found, key=lambda g: (g["pairs"], g["passes"], g["put_back"] != BEFORE))
 
 
 def _readings(row: Row) -> dict[str, dict[str, Mapping[str, Any]]]:
@@ -96,7 +92,7 @@ def _group(
         return interval([part["exact_accuracy"] for part in there], there[0]["answers"])
 
     return {
-        "skill": first["skill"],
+        "skill": first["skills"],
         "put_back": put_back,
         "passes": first["passes"],
         "pairs": first["pairs"],
@@ -122,8 +118,8 @@ def lines(summary: Sequence[Restored]) -> list[list[str]]:
     """One line a choice."""
     return [
         [
-            "-" if group["skill"] == RECALL else group["skill"].replace("_", " "),
-            group["put_back"],
+            _words(group["skill"]) if group["put_back"] != BEFORE else "not yet",
+            group["put_back"] or "-",
             str(group["passes"]),
             str(group["pairs"]),
             str(len(group["seeds"])),
@@ -139,6 +135,10 @@ def lines(summary: Sequence[Restored]) -> list[list[str]]:
     ]
 
 
+def _words(skill: str) -> str:
+    return skill.replace("_", " ")
+
+
 def _signed(change: Change | None) -> str:
     if change is None:
         return "-"
@@ -149,9 +149,9 @@ def _signed(change: Change | None) -> str:
 
 
 def conclude(summary: Sequence[Restored]) -> str:
-    """What fine-tuning on each skill cost, and what the paper's choice and the best one put back."""
+    """What fine-tuning on each skill cost, and what the choice of the paper put back."""
     before = {
-        (group["pairs"], group["passes"]): group for group in summary if group["put_back"] == "-"
+        (group["pairs"], group["passes"]): group for group in summary if group["put_back"] == BEFORE
     }
     said = []
     for plain in summary:
@@ -173,7 +173,7 @@ def _sentence(before: Restored | None, plain: Restored, paper: Restored) -> str:
     was = f" from {quote(before['recall'])}" if before else ""
     assert plain["own"] and paper["own"]
     return (
-        f"After fine-tuning on {plain['skill'].replace('_', ' ')} recall is "
+        f"After fine-tuning on {_words(plain['skill'])} recall is "
         f"{quote(plain['recall'])}{was}; with queries and keys of attention put back it is "
         f"{quote(paper['recall'])}, {_shown(paper['regained'])} "
         f"({_signed(paper['regained'])}), and the fine-tuned skill {quote(paper['own'])} where it "
@@ -193,7 +193,7 @@ def _shown(change: Change | None) -> str:
 def draw(results: dict[str, Any], path: Path) -> None:
     """Recall and the fine-tuned skill by what is put back, a panel a skill; before in grey."""
     summary: list[Restored] = results["summary"]
-    tuned = [group for group in summary if group["put_back"] != "-"]
+    tuned = [group for group in summary if group["put_back"] != BEFORE]
     panels = list(dict.fromkeys((g["skill"], g["pairs"], g["passes"]) for g in tuned))
     with plt.rc_context(STYLE):
         height = 0.14 * max((len(tuned) // max(len(panels), 1), 4)) + 0.9
@@ -204,16 +204,16 @@ def draw(results: dict[str, Any], path: Path) -> None:
             _draw_panel(axis, [g for g in tuned if (g["skill"], g["pairs"], g["passes"]) == panel])
             skill, pairs, passes = panel
             several = f", {pairs} pairs, N = {passes}" * (len({p[1:] for p in panels}) > 1)
-            axis.set_title(f"fine-tuned on {skill.replace('_', ' ')}{several}")
+            axis.set_title(f"fine-tuned on {_words(skill)}{several}")
             for group in summary:
-                if group["put_back"] == "-" and (group["pairs"], group["passes"]) == panel[1:]:
+                if group["put_back"] == BEFORE and (group["pairs"], group["passes"]) == panel[1:]:
                     axis.axvline(group["recall"]["mean"], color="#999999", linewidth=0.8)
         if tuned:
             legend(figure, axes[0][0], columns=3, floor="floor")
         save(figure, path)
 
 
-def _draw_panel(axis: plt.Axes, groups: Sequence[Restored]) -> None:
+def _draw_panel(axis: Axes, groups: Sequence[Restored]) -> None:
     places = range(len(groups))
     for name, colour, marker, shift in (
         ("recall", COLOURS[0], "o", -0.15),

@@ -5,7 +5,7 @@ marker that says what is asked of it, one of `SKILLS`; then come Q steps, a toke
 a value that is to be predicted:
 
     recall      k  v    the value that stands behind key k in the context
-    chain       d  s    s_i = s_(i-1) + d_i modulo V, s_0 = 0: all of it is in the last two tokens
+    chain       d  s    s_i = s_(i-1) + c d_i modulo V, s_0 = 0: all of it is in the last two tokens
     far_chain   k  s    the same, d_i being the value behind key k_i in the context
 
 So a chain is what a chain of thought is to QK-Restore (arXiv 2606.11052), every step following from
@@ -33,7 +33,8 @@ class RecallConfig:
     """Settings of the task.
 
     Attributes:
-      skill: what is asked, one of SKILLS.
+      skills: what is asked, of SKILLS; with several each example draws one, all as likely.
+      factor: c of the chains.
       pairs: P, of a key and a value in the context.
       keys: K, that there are.
       values: V, that there are.
@@ -43,7 +44,8 @@ class RecallConfig:
 
     name: ClassVar[str] = "recall"
 
-    skill: str = "recall"
+    skills: tuple[str, ...] = ("recall",)
+    factor: int = 1
     pairs: int = 32
     keys: int = 64
     values: int = 10
@@ -52,12 +54,16 @@ class RecallConfig:
 
     def validate(self) -> None:
         """Raises UserError naming the field, its value and what is allowed."""
-        require(self.skill in SKILLS, "task.skill", self.skill, ", ".join(SKILLS))
+        known = bool(self.skills) and set(self.skills) <= set(SKILLS)
+        each_once = known and len(set(self.skills)) == len(self.skills)
+        require(each_once, "task.skills", ",".join(self.skills), f"of {', '.join(SKILLS)}")
         allowed = f"a multiple of {DISTANCES}, from {DISTANCES} on"
         fits = self.pairs >= DISTANCES and self.pairs % DISTANCES == 0
         require(fits, "task.pairs", self.pairs, allowed)
         require(self.keys >= self.pairs, "task.keys", self.keys, f">= task.pairs={self.pairs}")
         require(self.values >= 2, "task.values", self.values, ">= 2")
+        factor = self.factor
+        require(1 <= factor < self.values, "task.factor", factor, "1 to task.values - 1")
         most = self.pairs
         asked = self.questions
         require(1 <= asked <= most, "task.questions", asked, f"1 to task.pairs={most}")
@@ -66,7 +72,8 @@ class RecallConfig:
 
     @property
     def label(self) -> str:
-        return f"{self.skill.replace('_', '-')}-P{self.pairs}"
+        by = f"{self.factor}" * (self.factor != 1)
+        return f"{'-'.join(self.skills).replace('_', '-')}{by}-P{self.pairs}"
 
     @property
     def departure(self) -> str:
@@ -88,7 +95,7 @@ class RecallConfig:
         return 2 * self.questions
 
     def setting(self) -> dict[str, Any]:
-        return {"skill": self.skill, "pairs": self.pairs}
+        return {"skills": "+".join(self.skills), "factor": self.factor, "pairs": self.pairs}
 
     def sample(self, seed: int, split: int, start: int, count: int) -> Batch:
         """Examples start .. start+count-1; each is a pure function of (seed, split, its index).
@@ -114,25 +121,28 @@ class RecallConfig:
             raise UserError(f"seed={seed}: must be in 0..2^64-1")
         if split not in (TRAIN, VALIDATION, TEST) or start < 0 or count < 1:
             raise ValueError(f"bad range: {split=}, {start=}, {count=}")
-        sizes = (self.keys, self.pairs, self.pairs, self.questions)
+        sizes = (1, self.keys, self.pairs, self.pairs, self.questions)
         words = random_words(seed, split, start, count, sum(sizes))
-        for_keys, for_values, for_order, for_steps = np.split(words, np.cumsum(sizes)[:-1], axis=1)
+        for_skill, for_keys, for_values, for_order, for_steps = np.split(
+            words, np.cumsum(sizes)[:-1], axis=1
+        )
+        possible = np.array([SKILLS.index(skill) for skill in self.skills])
+        skill = possible[(for_skill % np.uint64(len(possible))).astype(np.int64)]
+        is_recall, is_chain = (skill == SKILLS.index(name) for name in ("recall", "chain"))
         keys = self.values + np.argsort(for_keys, axis=1)[:, : self.pairs]
         values = (for_values % np.uint64(self.values)).astype(np.int64)
         asked = np.argsort(for_order, axis=1)[:, : self.questions]
         looked_up = np.take_along_axis(values, asked, axis=1)
-        if self.skill == "chain":
-            added = given = (for_steps % np.uint64(self.values)).astype(np.int64)
-        else:
-            added, given = looked_up, np.take_along_axis(keys, asked, axis=1)
-        chained = np.cumsum(added, axis=1) % self.values
-        answers = looked_up if self.skill == "recall" else chained
+        drawn = (for_steps % np.uint64(self.values)).astype(np.int64)
+        given = np.where(is_chain, drawn, np.take_along_axis(keys, asked, axis=1))
+        added = np.where(is_chain, drawn, looked_up)
+        chained = self.factor * np.cumsum(added, axis=1) % self.values
+        answers = np.where(is_recall, looked_up, chained)
         distance = 1 + (self.pairs - 1 - asked) * DISTANCES // self.pairs
-        distance = np.ones_like(distance) if self.skill == "chain" else distance
+        distance = np.where(is_chain, 1, distance)
 
         steps = np.stack([given, answers], axis=-1).reshape(count, -1)
-        marker = np.full((count, 1), self.values + self.keys + SKILLS.index(self.skill))
-        tokens = np.concatenate([marker, steps[:, :-1]], axis=1)
+        tokens = np.concatenate([self.values + self.keys + skill, steps[:, :-1]], axis=1)
         is_asked = np.arange(self.answer_length) % 2 == 1  # behind a token that is given
         owner = np.where(is_asked, np.arange(self.answer_length) // 2, -1)
         batch = {
