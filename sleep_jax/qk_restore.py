@@ -33,11 +33,26 @@ def attention(*names: str) -> Chosen:
     return chosen
 
 
+def fast_weights(path: str) -> bool:
+    """All of the Gated DeltaNet mixers."""
+    block, *parents = path.split("/")
+    return block.endswith("_gated_delta_net") and parents[0] == "mixer"
+
+
 def fast_weight_routing(path: str) -> bool:
-    """Of Gated DeltaNet what makes queries and keys: their projections and short convolutions."""
-    block, *_ = path.split("/")
+    """Of these what makes queries and keys: their projections and short convolutions."""
     parts = ("in/query", "in/key", "query_convolution/kernel", "key_convolution/kernel")
-    return block.endswith("_gated_delta_net") and path.endswith(parts)
+    return fast_weights(path) and path.endswith(parts)
+
+
+def mlps(path: str) -> bool:
+    """The MLPs of all blocks."""
+    return path.split("/")[1:2] == ["mlp"]
+
+
+def embeddings(path: str) -> bool:
+    """Of tokens on the way in and out."""
+    return path in ("embedding", "unembedding")
 
 
 def restored(before: Parameters, after: Parameters, chosen: Chosen) -> Parameters:

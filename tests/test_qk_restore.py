@@ -42,6 +42,13 @@ def test_what_else_can_be_put_back():
     assert of(qk_restore.attention("value")) == {f"{BLOCK}/in/value"}
     assert of(qk_restore.attention("output")) == {f"{BLOCK}/out/output"}
     mixer = "block_00_gated_delta_net/mixer"
+    whole = of(qk_restore.fast_weights)
+    assert whole > of(qk_restore.fast_weight_routing)
+    assert whole == {path for path in of(lambda path: True) if path.startswith(mixer + "/")}
+    assert of(qk_restore.embeddings) == {"embedding", "unembedding"}
+    parts = ("in/gate", "in/up", "out/down")
+    blocks = ("block_00_gated_delta_net", "block_01_attention")
+    assert of(qk_restore.mlps) == {f"{block}/mlp/{part}" for block in blocks for part in parts}
     assert of(qk_restore.fast_weight_routing) == {
         f"{mixer}/in/query", f"{mixer}/in/key",
         f"{mixer}/query_convolution/kernel", f"{mixer}/key_convolution/kernel",
