@@ -58,7 +58,8 @@ def cpu() -> Preset:
     experiments/results/qk_restore/cpu.
     """
     task = RecallConfig(SKILLS, pairs=16, keys=32, window=32)
-    preset = presets.on_task(presets.cpu(), task, {task.pairs: (0, 1)}, tokens=6_400_000)
+    train = {"tokens": 6_400_000, "accumulate": 4}  # parts that a core's cache holds
+    preset = presets.on_task(presets.cpu(), task, {task.pairs: (0, 1)}, **train)
     preset = until_learned.at_rate(preset, muon_learning_rate=5e-3)
     model = dataclasses.replace(
         preset.config.model,
