@@ -69,7 +69,7 @@ class Experiment:
       planned: all cells, from the configurations by depth, headline first, and the preset; None:
         the usual ones.
       then: cells that begin with what those have learned, from them and the sweep's directory.
-      read: measures the trained models once all have ended, from all cells and the directory.
+      read: measures trained models, from the finished cells and the directory; in one process.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Experiment:
     swept: Mapping[str, str] = dataclasses.field(default_factory=dict)
     planned: Callable[[Mapping[int, RunConfig], Preset], list[cells.Cell]] | None = None
     then: Callable[[Sequence[cells.Cell], Path], list[cells.Cell]] = lambda first, directory: []
-    read: Callable[[Sequence[cells.Cell], Path], None] = lambda planned, directory: None
+    read: Callable[[Sequence[cells.Cell], Path], None] | None = None
 
 
 def select(experiment: Experiment, preset: Preset) -> Preset:
@@ -244,6 +244,8 @@ def main(experiment: Experiment) -> int:
     many = machines.start() > 1
     if many and (_JOBS.value or 1) > 1:
         raise UserError(f"--jobs={_JOBS.value} is not possible with --coordinator; allowed: 1")
+    if many and experiment.read:
+        raise UserError(f"--coordinator is not possible for {experiment.name}; allowed: without it")
     jobs = _JOBS.value or (cli.usable_cores() if preset.platform == "cpu" and not many else 1)
 
     # Imports JAX, so only once the environment says how it is to run.
@@ -278,11 +280,12 @@ def main(experiment: Experiment) -> int:
         profile_steps,
     )
     code = sweep.run(first, directory, jobs, options)
-    if not code and then and sweep.all_finished(first, directory):
+    if not code and then and not sweep.unfinished(first, directory):
         sweep.check(then, directory, options.mesh)
         code = sweep.run(then, directory, jobs, options)
-    if not code and processes.is_first() and sweep.all_finished(planned, directory):
-        experiment.read(planned, directory)
+    if code != cli.STOPPED and experiment.read:
+        left = sweep.unfinished(planned, directory)
+        experiment.read([cell for cell in planned if cell not in left], directory)
     if code == cli.STOPPED:
         log.info("what is finished is kept in %s; the same command goes on from there", directory)
     if code == cli.STOPPED or not processes.is_first():

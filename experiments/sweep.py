@@ -104,7 +104,7 @@ def run(cells: Sequence[Cell], directory: Path, jobs: int, options: Options) -> 
     _use_compilation_cache(directory, options)
     # Of several processes JAX's distributed service hears the signal, and tells the others.
     stop = StopSignal() if jax.process_count() == 1 else lambda: False
-    todo = _unfinished(cells, directory)
+    todo = unfinished(cells, directory)
     log.info("%d of %d runs are finished already", len(cells) - len(todo), len(cells))
     while todo:
         in_order, at_a_time = _in_order(todo), min(jobs, len(todo))
@@ -114,7 +114,7 @@ def run(cells: Sequence[Cell], directory: Path, jobs: int, options: Options) -> 
             code = _run_in_workers(in_order, directory, at_a_time, options, stop)
         if code:
             return code
-        left = _unfinished(todo, directory)
+        left = unfinished(todo, directory)
         if len(left) == len(todo):  # others were at all of them; what they gave up is run above
             names = ", ".join(cell.name for cell in left)
             log.info("left to other launchers, which are at work on them: %s", names)
@@ -134,12 +134,7 @@ def _one_by_one(cells: Iterable[Cell], run_cell: Callable[[Cell], int]) -> int:
     return code
 
 
-def all_finished(cells: Sequence[Cell], directory: Path) -> bool:
-    """Whether every cell has its row, whoever ran it."""
-    return not _unfinished(cells, directory)
-
-
-def _unfinished(cells: Sequence[Cell], directory: Path) -> list[Cell]:
+def unfinished(cells: Sequence[Cell], directory: Path) -> list[Cell]:
     """Cells without row.json; agreed, because another launcher may write one at any moment."""
     there = [(directory / "cells" / cell.name / "row.json").exists() for cell in cells]
     done = int(processes.agree(f"{sum(bit << i for i, bit in enumerate(there)):x}"), 16)
