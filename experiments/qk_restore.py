@@ -69,7 +69,11 @@ def cpu() -> Preset:
         # Too small a state to hold all pairs, so that attention has to find them.
         gated_delta_net=GatedDeltaNetConfig(key_heads=2, value_heads=2, key_dim=8, value_dim=8),
     )
-    return _one_pass(preset, model)
+    return dataclasses.replace(
+        _one_pass(preset, model),
+        flops_per_second=6e9,
+        basis="6 GFLOP/s a core at this size, measured on an Intel Xeon beside other work",
+    )
 
 
 def smoke() -> Preset:
