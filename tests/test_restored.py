@@ -1,11 +1,14 @@
 """The report of EXP=qk_restore on made-up rows, and its sweep from outside."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from experiments.report import restored
+from experiments.report import claims_restored, restored
 from experiments.report.files import ReportError
+from experiments.report.sources import Source
+from experiments.report.verdicts import Verdict
 from tests.from_outside import ends, run
 
 ARMS = ("nothing", "query, key", "value")
@@ -135,3 +138,45 @@ def test_impossible_flags_end_in_one_line(tmp_path, flag, allowed):
     assert result.returncode == 2 and not list(tmp_path.iterdir())
     (line,) = result.stderr.strip().splitlines()
     assert flag.split("=")[0].split("_")[-1].strip("-") in line and allowed in line
+
+
+def source(rows):
+    results = {"rows": rows, "device": "a CPU"}
+    summary = restored.summarise(rows)
+    return Source("made up", "made up", "qk_restore", Path(), results, summary)
+
+
+@pytest.mark.parametrize(
+    "recall, verdict, says",
+    [
+        ((0.3, 0.7, 0.31), Verdict.SHOWN, "queries and keys put back: +0.400 [+0.400, +0.400]"),
+        ((0.3, 0.5, 0.31), Verdict.NOT_SHOWN, "+0.200"),  # less than half of .6
+        ((0.9, 0.9, 0.9), Verdict.NOT_SHOWN, "fine-tuning is not shown to cost any"),
+    ],
+)
+def test_the_claim_of_the_paper_wants_half_of_what_was_lost(recall, verdict, says):
+    rows = [
+        *ROWS[:3],
+        *(row("chain", seed, 0.8, read(seed, recall, (1.0, 1.0, 1.0))) for seed in range(3)),
+    ]
+    found = claims_restored.queries_and_keys_recover(source(rows))
+    assert found.verdict is verdict and says in found.numbers
+    assert found.scale == "8 pairs, 5 parameters, 3 seeds"
+
+
+@pytest.mark.parametrize(
+    "far, verdict", [(0.7, Verdict.SHOWN), (0.3, Verdict.NOT_SHOWN), (0.1, Verdict.NOT_SHOWN)]
+)
+def test_local_chains_cost_more_where_far_ones_cost_less(far, verdict):
+    def tuned(skill, share):
+        for seed in range(3):
+            found = read(seed, (share, share, share), (1.0, 1.0, 1.0))
+            own = [{**r, "skill": skill} if r["skill"] == "chain" else r for r in found]
+            yield row(skill, seed, 0.8, own)
+
+    rows = [*ROWS[:3], *tuned("chain", 0.3), *tuned("far_chain", far)]
+    assert claims_restored.chains_cost_more(source(rows)).verdict is verdict
+    missing = claims_restored.chains_cost_more(source([*ROWS[:3], *tuned("chain", 0.3)]))
+    assert missing.verdict is Verdict.NOT_RUN
+    one_seed = claims_restored.queries_and_keys_recover(source([ROWS[0], ROWS[3]]))
+    assert one_seed.verdict is Verdict.NOT_RUN

@@ -4,6 +4,7 @@ from experiments.report import (
     claims_cost,
     claims_depth,
     claims_depth_cost,
+    claims_restored,
     claims_rule110,
     claims_stop,
     claims_strings,
@@ -17,6 +18,7 @@ _MODULES = (
     claims_strings,
     claims_depth,
     claims_cost,
+    claims_restored,
 )
 PAPER: tuple[Claim, ...] = tuple(claim for module in _MODULES for claim in module.CLAIMS)
 OURS: tuple[Claim, ...] = tuple(claim for module in _MODULES for claim in module.OUR_CLAIMS)

@@ -126,7 +126,7 @@ def lines(summary: Sequence[Restored]) -> list[list[str]]:
             quote(group["recall"]),
             f"{group['nearest']['mean']:.3f}",
             f"{group['farthest']['mean']:.3f}",
-            _signed(group["regained"]),
+            signed(group["regained"]),
             quote(group["own"]) if group["own"] else "-",
             f"{group['train_tokens'] / 1e6:.2f}M",
             f"{group['train_flops']:.2e}".replace("e+", "e"),
@@ -139,7 +139,8 @@ def _words(skill: str) -> str:
     return skill.replace("_", " ")
 
 
-def _signed(change: Change | None) -> str:
+def signed(change: Change | None) -> str:
+    """`+0.400 [+0.350, +0.450]`, or "-" where there is nothing to compare with."""
     if change is None:
         return "-"
     if change["half"] is None:
@@ -176,18 +177,25 @@ def _sentence(before: Restored | None, plain: Restored, paper: Restored) -> str:
         f"After fine-tuning on {_words(plain['skill'])} recall is "
         f"{quote(plain['recall'])}{was}; with queries and keys of attention put back it is "
         f"{quote(paper['recall'])}, {_shown(paper['regained'])} "
-        f"({_signed(paper['regained'])}), and the fine-tuned skill {quote(paper['own'])} where it "
+        f"({signed(paper['regained'])}), and the fine-tuned skill {quote(paper['own'])} where it "
         f"was {quote(plain['own'])}."
     )
+
+
+def is_more(change: Change) -> bool:
+    """Whether its interval is above nothing."""
+    return change["half"] is not None and change["mean"] > change["half"]
 
 
 def _shown(change: Change | None) -> str:
     assert change
     if change["half"] is None:
         return "of one seed"
-    if abs(change["mean"]) <= change["half"]:
-        return "no change that is shown"
-    return "more, apart from nothing" if change["mean"] > 0 else "less, apart from nothing"
+    if is_more(change):
+        return "more, apart from nothing"
+    if change["mean"] < -change["half"]:
+        return "less, apart from nothing"
+    return "no change that is shown"
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
