@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from sleep_jax.errors import UserError
 from sleep_jax.tasks.random_words import random_words
-from sleep_jax.tasks.task import TEST, TRAIN, VALIDATION, Batch
+from sleep_jax.tasks.task import TRAIN, Batch, check_range
 
 PAD = 0
 
@@ -172,10 +172,7 @@ class DepoConfig:
             ValueError: split, start or count is out of range.
         """
         self.validate()
-        if not 0 <= seed < 2**64:
-            raise UserError(f"seed={seed}: must be in 0..2^64-1")
-        if split not in (TRAIN, VALIDATION, TEST) or start < 0 or count < 1:
-            raise ValueError(f"bad range: {split=}, {start=}, {count=}")
+        check_range(seed, split, start, count)
         sizes = (1, self.nodes, self.nodes, self.nodes, self.pairs)
         words = random_words(seed, split, start, count, sum(sizes), stream=0)
         for_size, for_cycle, for_edges, for_starts, for_hops = np.split(

@@ -19,10 +19,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sleep_jax.errors import UserError
 from sleep_jax.model.config import require
 from sleep_jax.tasks.random_words import random_words
-from sleep_jax.tasks.task import TEST, TRAIN, VALIDATION, Batch
+from sleep_jax.tasks.task import Batch, check_range
 
 SKILLS = ("recall", "chain", "far_chain")
 DISTANCES = 4  # quarters of the context, 1 the nearest
@@ -117,10 +116,7 @@ class RecallConfig:
           ValueError: split, start or count is out of range.
         """
         self.validate()
-        if not 0 <= seed < 2**64:
-            raise UserError(f"seed={seed}: must be in 0..2^64-1")
-        if split not in (TRAIN, VALIDATION, TEST) or start < 0 or count < 1:
-            raise ValueError(f"bad range: {split=}, {start=}, {count=}")
+        check_range(seed, split, start, count)
         sizes = (1, self.keys, self.pairs, self.pairs, self.questions)
         words = random_words(seed, split, start, count, sum(sizes))
         for_skill, for_keys, for_values, for_order, for_steps = np.split(

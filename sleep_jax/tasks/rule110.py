@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sleep_jax.errors import UserError
 from sleep_jax.tasks.random_words import random_words
-from sleep_jax.tasks.task import TEST, TRAIN, VALIDATION, Batch
+from sleep_jax.tasks.task import TEST, TRAIN, VALIDATION, Batch, check_range
 
 # Tokens 0 and 1 are the bits.
 BOS = 2
@@ -259,10 +259,7 @@ def sample(config: Rule110Config, seed: int, split: int, start: int, count: int)
         ValueError: split, start or count is out of range.
     """
     config.validate()
-    if not 0 <= seed < 2**64:
-        raise UserError(f"seed={seed}: must be in 0..2^64-1")
-    if split not in (TRAIN, VALIDATION, TEST) or start < 0 or count < 1:
-        raise ValueError(f"bad range: {split=}, {start=}, {count=}")
+    check_range(seed, split, start, count)
     strings = _draw_strings(config, seed, split, start, count)
     final = rollout(strings, config.rollout_steps, config.width, config.boundary)
     targets = unpack(final, 1).astype(np.int32).reshape(count, 1, config.strings)

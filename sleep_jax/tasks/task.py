@@ -10,10 +10,25 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from sleep_jax.errors import UserError
+
 Batch = dict[str, np.ndarray]
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+
+
+def check_range(seed: int, split: int, start: int, count: int) -> None:
+    """What every task asks of the examples that are wanted.
+
+    Raises:
+      UserError: the seed is not in 0 .. 2^64-1.
+      ValueError: the split is none, start is negative or count below 1.
+    """
+    if not 0 <= seed < 2**64:
+        raise UserError(f"seed={seed}: must be in 0..2^64-1")
+    if split not in SPLITS.values() or start < 0 or count < 1:
+        raise ValueError(f"bad range: {split=}, {start=}, {count=}")
 
 
 class Task(Protocol):

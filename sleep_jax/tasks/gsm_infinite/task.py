@@ -19,7 +19,7 @@ from sleep_jax.tasks.gsm_infinite import text, tokens
 from sleep_jax.tasks.gsm_infinite.filler import draw_filler
 from sleep_jax.tasks.gsm_infinite.problem import LARGEST_VALUE, Problem, Statement, draw_problem
 from sleep_jax.tasks.gsm_infinite.themes import THEMES, Theme
-from sleep_jax.tasks.task import TEST, TRAIN, VALIDATION, Batch
+from sleep_jax.tasks.task import Batch, check_range
 
 _DIFFICULTIES = ("medium", "hard", "both")
 _MODES = ("forward", "reverse", "both")
@@ -156,10 +156,7 @@ class GsmInfiniteConfig:
             ValueError: split, start or count is out of range.
         """
         self.validate()
-        if not 0 <= seed < 2**64:
-            raise UserError(f"seed={seed}: must be in 0..2^64-1")
-        if split not in (TRAIN, VALIDATION, TEST) or start < 0 or count < 1:
-            raise ValueError(f"bad range: {split=}, {start=}, {count=}")
+        check_range(seed, split, start, count)
         vocabulary = self._vocabulary
         prompt = vocabulary.encode(text.ANSWER_PROMPT)
         shape = (count, self.answer_length)
