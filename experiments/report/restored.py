@@ -11,10 +11,10 @@ from typing import Any, TypedDict
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from experiments.report.groups import Interval
+from experiments.report.groups import Interval, short
 from experiments.report.style import COLOURS, COLUMN, FLOOR, STYLE, legend, save
 from experiments.report.summary import ReportError, Row, group_rows, interval, student_t_half
-from experiments.report.words import quote
+from experiments.report.words import quote, scientific
 
 RECALL = "recall"
 BEFORE, NOTHING, PAPER = "", "nothing", "query, key"  # of what was put back
@@ -128,8 +128,8 @@ def lines(summary: Sequence[Restored]) -> list[list[str]]:
             f"{group['farthest']['mean']:.3f}",
             signed(group["regained"]),
             quote(group["own"]) if group["own"] else "-",
-            f"{group['train_tokens'] / 1e6:.2f}M",
-            f"{group['train_flops']:.2e}".replace("e+", "e"),
+            short(group["train_tokens"]),
+            scientific(group["train_flops"]),
         ]
         for group in summary
     ]
