@@ -149,8 +149,6 @@ def arms(
 
     routing = attention("query", "key")
     chosen = {
-        "nothing": lambda path: False,
-        "query, key": routing,
         "query": attention("query"),
         "key": attention("key"),
         "value": attention("value"),
@@ -163,7 +161,8 @@ def arms(
         "embeddings": qk_restore.embeddings,
         "all but query, key": lambda path: not routing(path),
     }
-    found = {name: qk_restore.restored(before, after, part) for name, part in chosen.items()}
+    found = {"nothing": after, "query, key": qk_restore.qk_restore(before, after)}
+    found |= {name: qk_restore.restored(before, after, part) for name, part in chosen.items()}
     for strength in _STRENGTHS:
         pro = qk_restore.qk_pro(model.attention, before, after, strength)
         found[f"key, query by QK-Pro, c = {strength:g}"] = pro

@@ -1,14 +1,22 @@
 """The report of EXP=qk_restore on made-up rows, and its sweep from outside."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from absl.testing import flagsaver
 
+from experiments import qk_restore
 from experiments.report import claims_restored, restored
 from experiments.report.files import ReportError
 from experiments.report.sources import Source
 from experiments.report.verdicts import Verdict
+from sleep_jax.model import decoder
+from sleep_jax.training.optimizer import path_name
+from tests import tiny
 from tests.from_outside import ends, run
 
 ARMS = ("nothing", "query, key", "value")
@@ -180,3 +188,53 @@ def test_local_chains_cost_more_where_far_ones_cost_less(far, verdict):
     assert missing.verdict is Verdict.NOT_RUN
     one_seed = claims_restored.queries_and_keys_recover(source([ROWS[0], ROWS[3]]))
     assert one_seed.verdict is Verdict.NOT_RUN
+
+
+def test_every_choice_is_what_its_name_says():
+    model = dataclasses.replace(tiny.MODEL, pattern=("gated_delta_net", "attention"))
+    before, after = (decoder.init(model, jax.random.key(seed)) for seed in (0, 1))
+
+    def put_back(params):
+        pairs = zip(
+            jax.tree_util.tree_flatten_with_path(params)[0], jax.tree.leaves(after), strict=True
+        )
+        return {path_name(p) for (p, new), old in pairs if not np.array_equal(new, old)}
+
+    found = {
+        name: put_back(params) for name, params in qk_restore.arms(model, before, after).items()
+    }
+    softmax, delta = "block_01_attention/mixer", "block_00_gated_delta_net/mixer"
+    parts = {"query": "in", "key": "in", "value": "in", "output": "out"}
+    for name, where in parts.items():
+        assert found[name] == {f"{softmax}/{where}/{name}"}
+    routing = found["query"] | found["key"]
+    for name in found:
+        if name.startswith(("query, key", "key, query")) and "fast" not in name:
+            assert found[name] >= routing
+    assert found["nothing"] == set() and found["query, key"] == routing
+    assert found["value, output"] == found["value"] | found["output"]
+    assert found["query, key of both"] == routing | found["query, key of fast weights"]
+    assert found["query, key of fast weights"] < found["fast weights"]
+    assert all(path.startswith(delta) for path in found["fast weights"])
+    changed = put_back(before)
+    assert found["all but query, key"] == changed - routing
+    assert len(found["MLPs"]) == 6 and len(found["embeddings"]) == 2
+
+
+def test_fine_tuning_goes_on_with_another_rule_at_a_share_of_rates_and_tokens():
+    preset = qk_restore.cpu()
+    (pairs,) = preset.depths
+    first = qk_restore._learning_to_recall({pairs: preset.config}, preset)[0]
+    with flagsaver.flagsaver():
+        qk_restore.flags.FLAGS.mark_as_parsed()
+        (chain, far) = qk_restore._fine_tuned([first], Path("runs/x"))
+    before, after = first.config, chain.config
+    assert before.task.skills == ("recall", "chain", "far_chain") and before.task.factor == 1
+    assert (after.task.skills, after.task.factor) == (("chain",), 3)
+    assert far.config.task.skills == ("far_chain",)
+    assert after.train.tokens == before.train.tokens // 5
+    for rate in ("muon_learning_rate", "adamw_learning_rate"):
+        assert getattr(after.optimizer, rate) == getattr(before.optimizer, rate) / 2
+    name = first.name.replace("-s0", "-s{seed}")
+    assert after.train.warm_start == f"runs/x/cells/{name}"
+    assert after.model == before.model and after.train.seed == before.train.seed

@@ -151,23 +151,32 @@ def signed(change: Change | None) -> str:
 
 def conclude(summary: Sequence[Restored]) -> str:
     """What fine-tuning on each skill cost, and what the choice of the paper put back."""
-    before = {
-        (group["pairs"], group["passes"]): group for group in summary if group["put_back"] == BEFORE
-    }
+    before = {_model(group): group for group in summary if group["put_back"] == BEFORE}
     said = []
-    for plain in summary:
-        if plain["put_back"] != NOTHING:
-            continue
-        first = before.get((plain["pairs"], plain["passes"]))
-        same = ("skill", "pairs", "passes")
-        arms = [g for g in summary if all(g[name] == plain[name] for name in same)]
-        paper = next(group for group in arms if group["put_back"] == PAPER)
-        said.append(_sentence(first, plain, paper))
+    for arms in _by_panel(summary).values():
+        plain, paper = (arms[put_back] for put_back in (NOTHING, PAPER))
+        said.append(_sentence(before.get(_model(plain)), plain, paper))
     said.append(
         "It may not be concluded that what is inside the intervals is the same, nor anything about "
         "pretrained models, about text, or about contexts longer than those trained on."
     )
     return " ".join(said)
+
+
+def _model(group: Restored) -> tuple[int, int]:
+    return group["pairs"], group["passes"]
+
+
+def _by_panel(
+    summary: Sequence[Restored],
+) -> dict[tuple[str, tuple[int, int]], dict[str, Restored]]:
+    """What was fine-tuned, by skill and model, and for each by what was put back."""
+    found: dict[tuple[str, tuple[int, int]], dict[str, Restored]] = {}
+    for group in summary:
+        if group["put_back"] != BEFORE:
+            panel = found.setdefault((group["skill"], _model(group)), {})
+            panel[group["put_back"]] = group
+    return found
 
 
 def _sentence(before: Restored | None, plain: Restored, paper: Restored) -> str:
@@ -201,22 +210,21 @@ def _shown(change: Change | None) -> str:
 def draw(results: dict[str, Any], path: Path) -> None:
     """Recall and the fine-tuned skill by what is put back, a panel a skill; before in grey."""
     summary: list[Restored] = results["summary"]
-    tuned = [group for group in summary if group["put_back"] != BEFORE]
-    panels = list(dict.fromkeys((g["skill"], g["pairs"], g["passes"]) for g in tuned))
+    panels = _by_panel(summary)
+    before = {_model(group): group for group in summary if group["put_back"] == BEFORE}
+    several = len({model for _, model in panels}) > 1
+    columns, lines_of_one = max(len(panels), 1), max(map(len, panels.values()), default=4)
     with plt.rc_context(STYLE):
-        height = 0.14 * max((len(tuned) // max(len(panels), 1), 4)) + 0.9
         figure, axes = plt.subplots(
-            1, max(len(panels), 1), figsize=(2 * COLUMN, height), sharey=True, squeeze=False
+            1, columns, figsize=(2 * COLUMN, 0.14 * lines_of_one + 0.9), sharey=True, squeeze=False
         )
-        for panel, axis in zip(panels, axes[0], strict=False):
-            _draw_panel(axis, [g for g in tuned if (g["skill"], g["pairs"], g["passes"]) == panel])
-            skill, pairs, passes = panel
-            several = f", {pairs} pairs, N = {passes}" * (len({p[1:] for p in panels}) > 1)
-            axis.set_title(f"fine-tuned on {_words(skill)}{several}")
-            for group in summary:
-                if group["put_back"] == BEFORE and (group["pairs"], group["passes"]) == panel[1:]:
-                    axis.axvline(group["recall"]["mean"], color="#999999", linewidth=0.8)
-        if tuned:
+        for axis, ((skill, model), arms) in zip(axes[0], panels.items(), strict=False):
+            _draw_panel(axis, list(arms.values()))
+            which = f", {model[0]} pairs, N = {model[1]}" * several
+            axis.set_title(f"fine-tuned on {_words(skill)}{which}")
+            if model in before:
+                axis.axvline(before[model]["recall"]["mean"], color="#999999", linewidth=0.8)
+        if panels:
             legend(figure, axes[0][0], columns=3, floor="floor")
         save(figure, path)
 

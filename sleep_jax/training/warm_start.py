@@ -74,21 +74,23 @@ def _finished(config: RunConfig) -> tuple[Path, RunConfig, dict[str, Any]]:
     path = source / "row.json"
     try:
         found, row = read_config(source), json.loads(path.read_text())
-        if not (source / "checkpoints").is_dir():
-            raise UserError(f"{source} has no checkpoints; allowed: a run that has kept them")
     except UserError as error:
-        raise UserError(f"train.warm_start={name!r}: {error}") from error
+        raise _refused(name, str(error)) from error
     except FileNotFoundError as error:
-        allowed = "a run that has its row.json"
-        raise UserError(
-            f"train.warm_start={name!r}: {source} is not finished; allowed: {allowed}"
-        ) from error
+        why = f"{source} is not finished; allowed: a run that has its {path.name}"
+        raise _refused(name, why) from error
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"train.warm_start={name!r}: {path} is not JSON ({error}); allowed: what the run wrote"
+        raise _refused(
+            name, f"{path} is not JSON ({error}); allowed: what the run wrote"
         ) from error
+    if not (source / "checkpoints").is_dir():
+        raise _refused(name, f"{source} has no checkpoints; allowed: a run that has kept them")
     _check_model(config.model, found.model, name)
     return source, found, row
+
+
+def _refused(name: str, why: str) -> UserError:
+    return UserError(f"train.warm_start={name!r}: {why}")
 
 
 def _check_model(model: ModelConfig, there: ModelConfig, name: str) -> None:
