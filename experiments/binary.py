@@ -284,6 +284,7 @@ def main(experiment: Experiment) -> int:
         sweep.check(then, directory, options.mesh)
         code = sweep.run(then, directory, jobs, options)
     if code != cli.STOPPED and experiment.read:
+        cli.set_up_logging()  # what comes now is of no one cell
         left = sweep.unfinished(planned, directory)
         experiment.read([cell for cell in planned if cell not in left], directory)
     if code == cli.STOPPED:
