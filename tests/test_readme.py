@@ -17,12 +17,14 @@ PAGES = (
     "rollout_ladder.md",
     "second_pass.md",
     "depo.md",
+    "qk_restore.md",
 )
 NOTES = (
     "NOTES.md",
     "NOTES_cost_of_depth.md",
     "NOTES_depo.md",
     "NOTES_ladder.md",
+    "NOTES_qk_restore.md",
     "NOTES_second_pass.md",
     "bench/NOTES.md",
 )

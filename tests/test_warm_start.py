@@ -118,3 +118,7 @@ def test_a_table_says_what_was_spent_before():
     said = "2 of the 3 runs begin with the parameters of another, as their lines say; the 1e+12 to "
     assert said + "3e+12 FLOPs" in tables._begun([*rows, {}])
     assert tables._begun([{}]) == ""
+    about = {"model": "hybrid", "update_rule": "gated_delta", "passes": 1, "match": "tokens"}
+    first, second = ({**about, "config": {"optimizer.muon_learning_rate": x}} for x in (0.2, 0.1))
+    said = tables._rates([first, {**second, "warm_start": {}}])
+    assert said == " Muon's rate is 0.1 for N = 1, begun from another, and 0.2 for N = 1."

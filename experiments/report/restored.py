@@ -223,7 +223,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
             which = f", {model[0]} pairs, N = {model[1]}" * several
             axis.set_title(f"fine-tuned on {_words(skill)}{which}")
             if model in before:
-                axis.axvline(before[model]["recall"]["mean"], color="#999999", linewidth=0.8)
+                was = before[model]["recall"]["mean"]
+                axis.axvline(was, color="#999999", linewidth=0.8, label="recall before")
         if panels:
             legend(figure, axes[0][0], columns=3, floor="floor")
         save(figure, path)

@@ -132,6 +132,7 @@ def _rates(rows: Sequence[Mapping[str, Any]]) -> str:
         rate = row.get("config", {}).get("optimizer.muon_learning_rate")
         if rate is not None:
             name = series_name(row) if row["model"] == "hybrid" else "transformers"
+            name += ", begun from another" * ("warm_start" in row)
             rule = f", {rule_name(row['update_rule'])}" * several
             names.setdefault(rate, []).append(name + rule)
     said = (f"{rate:g} for {'; '.join(dict.fromkeys(names[rate]))}" for rate in sorted(names))
