@@ -62,8 +62,8 @@ def test_where_the_rest_is():
     whole = [short(FOUND[s, NOTHING]["own"]["mean"]) for s in ("chain", "far_chain")]
     assert f"({kept[0]} and {kept[1]} of {whole[0]} and {whole[1]})" in TEXT
     fast = FOUND["chain", "fast weights"]
-    said = f"bring {change('chain', 'fast weights')} after chains, at {short(fast['own']['mean'])} of the chain"
-    assert said in TEXT
+    kept = f"at {short(fast['own']['mean'])} of the chain"
+    assert f"bring {change('chain', 'fast weights')} after chains, {kept}" in TEXT
     far = FOUND["far_chain", "fast weights"]["regained"]
     assert abs(far["mean"]) < far["half"]  # "nothing that is shown"
 
