@@ -229,9 +229,10 @@ def test_fine_tuning_goes_on_with_another_rule_at_a_share_of_rates_and_tokens():
         qk_restore.flags.FLAGS.mark_as_parsed()
         (chain, far) = qk_restore._fine_tuned([first], Path("runs/x"))
     before, after = first.config, chain.config
-    assert before.task.skills == ("recall", "chain", "far_chain") and before.task.factor == 1
-    assert (after.task.skills, after.task.factor) == (("chain",), 3)
-    assert far.config.task.skills == ("far_chain",)
+    asked = {"skills": "recall+chain+far_chain", "factor": 1, "pairs": pairs}
+    assert before.task.setting() == asked
+    assert after.task.setting() == asked | {"skills": "chain", "factor": 3}
+    assert far.config.task.setting() == asked | {"skills": "far_chain", "factor": 3}
     assert after.train.tokens == before.train.tokens // 5
     for rate in ("muon_learning_rate", "adamw_learning_rate"):
         assert getattr(after.optimizer, rate) == getattr(before.optimizer, rate) / 2
