@@ -82,7 +82,7 @@ def test_with_32_hidden_units_the_last_string_is_no_dearer_to_one_pass():
             [0, 1],
             ["rollout_ladder/narrow_one_string", "cost_of_depth/w24_t4_one_string"],
         ),
-        ("Deeper with one string", [0], ["rollout_ladder/one_string_deep"]),
+        ("Deeper with one string", [0], ["rollout_ladder/one_string_deeper"]),
         ("Numbered strings", [0], ["rollout_ladder/narrow_numbered"]),
         ("Four blocks that cannot know", [0], ["cost_of_depth/one_written_block"]),
     ],
@@ -134,24 +134,38 @@ def test_one_string_at_a_time():
 
 
 def test_deeper_with_one_string():
-    source = committed("rollout_ladder/one_string_deep")
+    source = committed("rollout_ladder/one_string_deeper")
     text = flat(section(RESULTS, "Deeper with one string"))
-    flops = {(g["depth"], g["passes"]): g["flops"] for g in source.summary}
-    reached = {(g["depth"], g["passes"]): g["reached"] for g in source.summary}
-    first, second = (
-        {(t, n): f"{taken[i] / 1e12:.2g}" for (t, n), taken in flops.items()} for i in (0, 1)
-    )
-    assert f"two passes with {first[5, 2]} and {first[6, 2]} where one takes 1.0" in text
-    assert first[5, 1] == "1" and reached[6, 1] == [False, True]
-    assert f"one pass with {second[5, 1]}0 and {second[6, 1]} where two take {second[5, 2]}" in text
-    assert reached[6, 2] == [True, False] and reached[5, 1] == reached[5, 2] == [True, True]
-    for passes, seed in ((1, 10), (2, 11)):
-        (row,) = (r for r in source.rows if (r["passes"], r["seed"]) == (passes, seed))
-        end = row["curve"][-1]
-        assert end["rung"] == 6 and f"{end['exact_accuracy']:.3f}"[1:] in text
-    assert len(source.rows) == 4
-    assert "each of them leads in one of the two seeds that were run" in FOUND
-    assert "at t = 5 and 6 each leads in one of two seeds" in flat(README)
+    groups = {(g["depth"], g["passes"]): g for g in source.summary}
+    assert max(groups) == (7, 2) and len(source.rows) == 8
+    for t in range(1, 8):
+        one, two = groups[t, 1], groups[t, 2]
+        assert not needed.less(one, two) and not needed.less(two, one)
+        assert all(one["reached"] + two["reached"]) == (t < 7)
+    assert (sum(groups[7, 1]["reached"]), sum(groups[7, 2]["reached"])) == (1, 2)
+    fifth, sixth = (words(ratio("rollout_ladder/one_string_deeper", t)) for t in (5, 6))
+    assert f"{fifth} times what two take until t = 5 and {sixth} times until t = 6" in text
+    for page in (flat(README), FOUND, flat(RESULTS)):
+        assert f"at t = 5 and 6 it takes {fifth} and {sixth} times as" in page.replace(
+            "t = 5 and 6 of one string it", "t = 5 and 6 it"
+        ).replace("At t = 5", "at t = 5")
+    tokens = [groups[6, n]["needed_tokens"]["mean"] for n in (1, 2)]
+    assert f"they take {tokens[0] / tokens[1]:.1f} times fewer tokens" in text
+    third = words(ratio("rollout_ladder/one_string_deeper", 3))
+    assert f"rises with t, from {third} at t = 3" in text
+
+    def ends(passes):
+        rows = [row for row in source.rows if row["passes"] == passes]
+        last = [row["curve"][-1] for row in sorted(rows, key=lambda row: row["seed"])]
+        return [f"{x['exact_accuracy']:.3f}"[1:] for x in last if x["rung"] == 7]
+
+    reached = [seed for seed, there in enumerate(groups[7, 1]["reached"]) if there]
+    assert len(ends(1)) == 4  # the one that learned t = 7 has not climbed either
+    short = [share for seed, share in enumerate(ends(1)) if seed not in reached]
+    assert "had {}, {} and {} of it".format(*short) in text
+    assert "two of two passes {} and {}: neither".format(*ends(2)[-2:]) in text
+    flops = f"{groups[7, 1]['budget_flops'] / 1e12:.2f}"
+    assert f"at t = 7, with {flops}, two seeds of two passes arrive and one" in FOUND
 
 
 def test_numbered_strings():
