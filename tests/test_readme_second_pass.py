@@ -163,7 +163,7 @@ def test_deeper_with_one_string():
     assert len(ends(1)) == 4  # the one that learned t = 7 has not climbed either
     short = [share for seed, share in enumerate(ends(1)) if seed not in reached]
     assert "had {}, {} and {} of it".format(*short) in text
-    assert "two of two passes {} and {}: neither".format(*ends(2)[-2:]) in text
+    assert "two of two passes {} and {}.".format(*ends(2)[-2:]) in text
     flops = f"{groups[7, 1]['budget_flops'] / 1e12:.2f}"
     assert f"at t = 7, with {flops}, two seeds of two passes arrive and one" in FOUND
 
