@@ -267,6 +267,7 @@ def main(experiment: Experiment) -> int:
         print(f"Not counted in FLOPs, Muon's own products: {_uncounted(planned)}")
         return 0
     sweep.check(first, directory, machines.mesh_config())
+    sweep.check_directories(then, directory)  # what they begin with may not be there yet
     if _COMPILATION_CACHE.value:
         records.check_writable(Path(_COMPILATION_CACHE.value), "compilation_cache")
     headline = at_depth(experiment, preset, next(iter(preset.depths)))

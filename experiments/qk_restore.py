@@ -1,6 +1,6 @@
 """What does fine-tuning on chains cost recall, and what of it comes back with old weights?
 
-    python -m experiments.qk_restore --preset=cpu [--fine_tuned=chain,far_chain] [--pairs=32]
+    python -m experiments.qk_restore --preset=cpu [--fine_tuned=chain,far_chain] [--pairs=16]
         [--fine_tuning_share=0.2] [--fine_tuning_rate=0.5] [--seeds=0,1] [--workdir=DIR] [--dry_run]
 
 QK-Restore (arXiv 2606.11052) at the size of a laptop. A hybrid with its cache kept learns to recall
@@ -51,7 +51,7 @@ READINGS = "readings.json"
 
 
 def cpu() -> Preset:
-    """`make experiment EXP=qk_restore`: 16 pairs, 48 tokens, 30 thousand parameters, two seeds.
+    """`make experiment EXP=qk_restore`: 16 pairs, 48 tokens, 36 thousand parameters, two seeds.
 
     Learned on the validation split (one seed) with the first rate tried; fine-tuned at half of it,
     between a rate that cost a chain's recall nothing and one that cost all of it. Expected:

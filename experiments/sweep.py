@@ -58,6 +58,11 @@ def check(cells: Sequence[Cell], directory: Path, mesh: MeshConfig) -> None:
             evaluation_sequences(cell.config, cell.config.train.evaluation_sequences)
     records.check_writable(directory)
     records.check_shared(directory)
+    check_directories(cells, directory)
+
+
+def check_directories(cells: Iterable[Cell], directory: Path) -> None:
+    """Raises UserError if a cell's directory holds another run, or one of another seed does."""
     for cell in cells:
         records.check_config(directory / "cells" / cell.name, to_dict(cell.config))
     _check_other_seeds(cells, directory)

@@ -10,8 +10,8 @@ checkpoints/      see training/checkpoint.py
 claims/           which launcher is at work on it: see claims.py
 profile/          with --profile_steps, the XProf trace of a window of steps
 evaluation/       with `make evaluate`, what the trained model scores elsewhere; it decides nothing
-readings.json     of EXP=qk_restore, what it scores with weights put back
 row.json          the result, written last: a directory that has it is finished
+readings.json     of EXP=qk_restore, made from the finished run: its scores with weights put back
 """
 
 import importlib.metadata

@@ -130,6 +130,15 @@ def test_smoke_trains_fine_tunes_and_reads(tmp_path):
     assert "begin with the parameters of another" in (directory / "table.md").read_text()
     again = run("experiments", "qk_restore", *flags, f"--workdir={tmp_path}")
     assert again.returncode == 0 and "reading" not in again.stdout
+    (row,) = directory.glob("cells/*recall*/row.json")
+    row.unlink()  # so that there would be something to train, were the second stage not looked at
+    other = ends(
+        "experiments", "qk_restore", *flags, "--fine_tuning_rate=1", f"--workdir={tmp_path}"
+    )
+    assert (
+        other.returncode == 2 and "holds a run with optimizer.adamw_learning_rate" in other.stderr
+    )
+    assert not row.exists()
 
 
 @pytest.mark.parametrize(
