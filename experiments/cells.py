@@ -109,7 +109,7 @@ def _regime_name(config: RunConfig) -> str:
 
 def _begun_with(config: RunConfig) -> str:
     """The run with whose parameters it begins, less its seed."""
-    return without_seed(Path(config.train.warm_start.replace("{seed}", "0")).name)
+    return without_seed(Path(config.train.warm_start_of_seed).name)
 
 
 def _hard_eviction(config: RunConfig) -> tuple[float, bool]:

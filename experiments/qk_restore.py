@@ -24,6 +24,7 @@ from absl import flags
 from experiments import binary, cells, cli, presets, until_learned
 from experiments.cells import Cell
 from experiments.presets import Preset
+from experiments.report import files
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
 from sleep_jax.model.config import GatedDeltaNetConfig
@@ -47,7 +48,6 @@ _RATE = flags.DEFINE_float(
     "fine_tuning_rate", 0.5, "Learning rates of fine-tuning, in those of training.", lower_bound=0
 )
 _STRENGTHS = (0.1, 1.0, 10.0)  # of QK-Pro
-READINGS = "readings.json"
 
 
 def cpu() -> Preset:
@@ -175,7 +175,7 @@ def _read(planned: Sequence[Cell], directory: Path) -> None:
     from sleep_jax import records
 
     for cell in planned:
-        path = directory / "cells" / cell.name / READINGS
+        path = directory / "cells" / cell.name / files.READINGS
         if not path.exists():
             log.info("reading %s", cell.name)
             records.write_json(path, {"readings": readings(path.parent)})
@@ -193,7 +193,7 @@ def readings(run: Path) -> list[dict[str, Any]]:
     assert isinstance(task, RecallConfig)
     params = {"": after.params}
     if train.warm_start:
-        before = trained.load(train.warm_start.replace("{seed}", str(train.seed))).params
+        before = trained.load(train.warm_start_of_seed).params
         params = arms(after.config.model, before, after.params)
     return [
         {"put_back": name, "skill": skill, **_scores(after, skill, put_back)}

@@ -170,6 +170,11 @@ class TrainConfig:
     # pass changes the fast weights by less than this share of them: sleep.sleep_until.
     halting_thresholds: tuple[float, ...] = ()
 
+    @property
+    def warm_start_of_seed(self) -> str:
+        """The directory that `warm_start` names for this run."""
+        return self.warm_start.replace("{seed}", str(self.seed))
+
     def validate(self) -> None:
         for name in (
             "batch_size",

@@ -17,9 +17,9 @@ BEFORE, AFTER = (decoder.init(MODEL, jax.random.key(seed)) for seed in (0, 1))
 BLOCK = "block_01_attention/mixer"
 
 
-def changed(found):
+def changed(found, after=AFTER):
     """Paths of what is not as after fine-tuning."""
-    pairs = zip(jax.tree_util.tree_flatten_with_path(found)[0], jax.tree.leaves(AFTER), strict=True)
+    pairs = zip(jax.tree_util.tree_flatten_with_path(found)[0], jax.tree.leaves(after), strict=True)
     return {path_name(path) for (path, new), old in pairs if not np.array_equal(new, old)}
 
 

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 from absl.testing import flagsaver
 
@@ -15,9 +14,9 @@ from experiments.report.files import ReportError
 from experiments.report.sources import Source
 from experiments.report.verdicts import Verdict
 from sleep_jax.model import decoder
-from sleep_jax.training.optimizer import path_name
 from tests import tiny
 from tests.from_outside import ends, run
+from tests.test_qk_restore import changed
 
 ARMS = ("nothing", "query, key", "value")
 
@@ -204,10 +203,7 @@ def test_every_choice_is_what_its_name_says():
     before, after = (decoder.init(model, jax.random.key(seed)) for seed in (0, 1))
 
     def put_back(params):
-        pairs = zip(
-            jax.tree_util.tree_flatten_with_path(params)[0], jax.tree.leaves(after), strict=True
-        )
-        return {path_name(p) for (p, new), old in pairs if not np.array_equal(new, old)}
+        return changed(params, after)
 
     found = {
         name: put_back(params) for name, params in qk_restore.arms(model, before, after).items()
@@ -225,8 +221,8 @@ def test_every_choice_is_what_its_name_says():
     assert found["query, key of both"] == routing | found["query, key of fast weights"]
     assert found["query, key of fast weights"] < found["fast weights"]
     assert all(path.startswith(delta) for path in found["fast weights"])
-    changed = put_back(before)
-    assert found["all but query, key"] == changed - routing
+    everything = put_back(before)
+    assert found["all but query, key"] == everything - routing
     assert len(found["MLPs"]) == 6 and len(found["embeddings"]) == 2
 
 

@@ -1,6 +1,6 @@
 """QK-Restore (arXiv 2606.11052) at our scale: what fine-tuning costs recall, and where it sits."""
 
-from experiments.report.restored import BEFORE, NOTHING, PAPER, Restored, is_more, signed
+from experiments.report.restored import BEFORE, NOTHING, PAPER, Restored, is_more, quote_change
 from experiments.report.sources import Source
 from experiments.report.verdicts import Claim, Finding, Scored, Verdict, not_run
 
@@ -21,7 +21,7 @@ def queries_and_keys_recover(source: Source) -> Finding:
     gained = paper["regained"]
     assert gained
     good = was.order(now) > 0 and is_more(gained) and gained["mean"] >= lost / 2
-    numbers = f"recall {was}; {now}; queries and keys put back: {signed(gained)}"
+    numbers = f"recall {was}; {now}; queries and keys put back: {quote_change(gained)}"
     if was.order(now) <= 0:
         numbers += "; fine-tuning is not shown to cost any"
     return Finding(Verdict.SHOWN if good else Verdict.NOT_SHOWN, numbers, _scale(source, plain))

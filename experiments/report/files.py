@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+READINGS = "readings.json"  # beside row.json: what was measured on the trained model afterwards
+
 
 class ReportError(ValueError):
     """The files cannot be turned into an honest report; the message says why."""

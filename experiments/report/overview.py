@@ -24,7 +24,7 @@ from experiments.report.kinds import kind_of
 from experiments.report.sources import Source
 from experiments.report.style import COLOURS, GREY, STYLE, save
 from experiments.report.tables import markdown_table
-from experiments.report.words import PLAIN, rule_name
+from experiments.report.words import PLAIN, rule_name, signed
 
 _TASKS = {  # in the order of the lines
     "cellular_automata": "Rule 110",
@@ -270,7 +270,7 @@ def _gains_at_equal_flops(line: Line) -> str:
 
 
 def _quote(gain: Difference) -> str:
-    text = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+    text = signed(gain.mean, gain.low, gain.high)
     return f"{text} apart" if gain.apart else text
 
 

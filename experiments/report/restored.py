@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from experiments.report.groups import Interval, short
 from experiments.report.style import COLOURS, COLUMN, FLOOR, STYLE, legend, save
 from experiments.report.summary import ReportError, Row, group_rows, interval, student_t_half
-from experiments.report.words import quote, scientific
+from experiments.report.words import quote, scientific, signed
 
 RECALL = "recall"
 BEFORE, NOTHING, PAPER = "", "nothing", "query, key"  # of what was put back
@@ -126,7 +127,7 @@ def lines(summary: Sequence[Restored]) -> list[list[str]]:
             quote(group["recall"]),
             f"{group['nearest']['mean']:.3f}",
             f"{group['farthest']['mean']:.3f}",
-            signed(group["regained"]),
+            quote_change(group["regained"]),
             quote(group["own"]) if group["own"] else "-",
             short(group["train_tokens"]),
             scientific(group["train_flops"]),
@@ -139,14 +140,14 @@ def _words(skill: str) -> str:
     return skill.replace("_", " ")
 
 
-def signed(change: Change | None) -> str:
+def quote_change(change: Change | None) -> str:
     """`+0.400 [+0.350, +0.450]`, or "-" where there is nothing to compare with."""
     if change is None:
         return "-"
     if change["half"] is None:
         return f"{change['mean']:+.3f}"
-    low, high = change["mean"] - change["half"], change["mean"] + change["half"]
-    return f"{change['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    mean, half = change["mean"], change["half"]
+    return signed(mean, mean - half, mean + half)
 
 
 def conclude(summary: Sequence[Restored]) -> str:
@@ -186,8 +187,8 @@ def _sentence(before: Restored | None, plain: Restored, paper: Restored) -> str:
         f"After fine-tuning on {_words(plain['skill'])} recall is "
         f"{quote(plain['recall'])}{was}; with queries and keys of attention put back it is "
         f"{quote(paper['recall'])}, {_shown(paper['regained'])} "
-        f"({signed(paper['regained'])}), and the fine-tuned skill {quote(paper['own'])} where it "
-        f"was {quote(plain['own'])}."
+        f"({quote_change(paper['regained'])}), and the fine-tuned skill {quote(paper['own'])} "
+        f"where it was {quote(plain['own'])}."
     )
 
 
@@ -226,25 +227,22 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 was = before[model]["recall"]["mean"]
                 axis.axvline(was, color="#999999", linewidth=0.8, label="recall before")
         if panels:
-            legend(figure, axes[0][0], columns=3, floor="floor")
+            legend(figure, axes[0][0], columns=4, floor="floor")
         save(figure, path)
 
 
 def _draw_panel(axis: Axes, groups: Sequence[Restored]) -> None:
-    places = range(len(groups))
-    for name, colour, marker, shift in (
-        ("recall", COLOURS[0], "o", -0.15),
-        ("own", COLOURS[3], "s", 0.15),
+    places = np.arange(len(groups))
+    recall = [group["recall"] for group in groups]
+    own = [group["own"] for group in groups if group["own"]]
+    for scores, label, colour, marker, shift in (
+        (recall, "recall", COLOURS[0], "o", -0.15),
+        (own, "what it was fine-tuned on", COLOURS[3], "s", 0.15),
     ):
-        scores: list[Interval] = [group[name] for group in groups]  # type: ignore[literal-required]
-        label = {"recall": "recall", "own": "what it was fine-tuned on"}[name]
-        for place, score in zip(places, scores, strict=True):
-            low, high = score["ci95"]
-            axis.plot([low, high], [place + shift] * 2, color=colour, linewidth=0.8)
-            axis.plot(
-                score["mean"], place + shift, color=colour, marker=marker, markersize=3,
-                linestyle="none", label=label if place == 0 else None,
-            )  # fmt: skip
+        means, ends = (np.array([score[name] for score in scores]) for name in ("mean", "ci95"))
+        look = {"color": colour, "marker": marker, "markersize": 3, "linestyle": "none"}
+        reach = np.abs(ends.T - means)
+        axis.errorbar(means, places + shift, xerr=reach, elinewidth=0.8, label=label, **look)
     axis.axvline(groups[0]["floor"], **FLOOR)
     axis.set_yticks(places, [group["put_back"] for group in groups])
     axis.set(xlim=(0, 1.02), xlabel="exact accuracy", ylim=(len(groups) - 0.5, -0.5))

@@ -12,7 +12,7 @@ from typing import Any
 
 from scipy import special
 
-from experiments.report.files import ReportError, read_object
+from experiments.report.files import READINGS, ReportError, read_object
 from experiments.report.groups import Interval
 
 Row = dict[str, Any]
@@ -27,7 +27,7 @@ def load_rows(sweep_dir: Path) -> list[Row]:
         row = read_object(path)
         if row.get("cell") != path.parent.name:
             raise ReportError(f"{path} belongs to another cell, {row.get('cell')!r}")
-        readings = path.with_name("readings.json")
+        readings = path.with_name(READINGS)
         rows.append({**row, **(read_object(readings) if readings.is_file() else {})})
     return rows
 

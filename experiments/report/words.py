@@ -48,6 +48,11 @@ def quote(score: Interval) -> str:
     return f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def signed(mean: float, low: float, high: float) -> str:
+    """A difference with its interval."""
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
 def scientific(count: float) -> str:
     """`1.60e12`."""
     return f"{count:.2e}".replace("e+", "e")

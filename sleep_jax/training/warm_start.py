@@ -70,7 +70,7 @@ def began_with(directory: Path) -> dict[str, Any]:
 def _finished(config: RunConfig) -> tuple[Path, RunConfig, dict[str, Any]]:
     """The run that `train.warm_start` names: its directory, configuration and row."""
     name = config.train.warm_start
-    source = Path(name.replace("{seed}", str(config.train.seed)))
+    source = Path(config.train.warm_start_of_seed)
     path = source / "row.json"
     try:
         found, row = read_config(source), json.loads(path.read_text())
