@@ -20,6 +20,7 @@ SWEPT = (
     "cost_of_depth_depo",
     "ttt_e2e",
     "qk_restore",
+    "knowledge_seeding",
 )
 EXPERIMENTS = (*SWEPT, "cost_of_sleep")
 

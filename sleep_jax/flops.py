@@ -79,6 +79,12 @@ def forward_flops(config: RunConfig, passes: int) -> int:
     return _unembedding(config) + _in_blocks(config, passes)
 
 
+def wake_flops(model: ModelConfig, length: int) -> int:
+    """Forward operations for a prediction window of one sequence, with its logits."""
+    blocks = sum(sum(block_flops(model, mixer, length)) for mixer in model.pattern)
+    return blocks + _unembedding_of(model, length)
+
+
 def _unembedding(config: RunConfig) -> int:
     return _unembedding_of(config.model, config.task.answer_length)
 

@@ -24,6 +24,7 @@ from experiments.report import (
     restored,
     rule110,
     rules,
+    seeded,
     writers,
 )
 from experiments.report.conclusion import conclude
@@ -153,6 +154,14 @@ QK_RESTORE = GENERIC._replace(
     floor="the chance of a guess among the values",
     drawings={"restored.png": restored.draw},
 )
+KNOWLEDGE_SEEDING = GENERIC._replace(
+    summarise=seeded.summarise,
+    conclude=seeded.conclude,
+    header=lambda summary: seeded.HEADER,
+    lines=seeded.lines,
+    floor="the chance of a guess among the values",
+    drawings={"seeded.png": seeded.draw},
+)
 KINDS = {
     "cellular_automata": RULE_110,
     "depo": DEPO,
@@ -166,6 +175,7 @@ KINDS = {
     "cost_of_depth": COST_OF_DEPTH,
     "cost_of_depth_depo": _cost_of_depth(DEPO, depth_cost.DEPO),
     "qk_restore": QK_RESTORE,
+    "knowledge_seeding": KNOWLEDGE_SEEDING,
     "ttt_e2e": _cost_of_depth(DEPO, depth_cost.DEPO)._replace(conclude=writers.conclude),
 }
 

@@ -93,6 +93,11 @@ class RecallConfig:
         """A, tokens of the prediction window: the marker, and all but the last value."""
         return 2 * self.questions
 
+    def question(self, keys: np.ndarray) -> np.ndarray:
+        """The prediction window `[..., 2]` int32 that asks for the value of one key by its id."""
+        marker = np.full_like(keys, self.values + self.keys + SKILLS.index("recall"))
+        return np.stack([marker, keys], axis=-1).astype(np.int32)
+
     def setting(self) -> dict[str, Any]:
         return {"skills": "+".join(self.skills), "factor": self.factor, "pairs": self.pairs}
 
