@@ -28,6 +28,7 @@ from sleep_jax.training.evaluation import EVALUATION_SEED
 STREAMS = 4
 _REHEARSED = 256  # windows that are dreamt on a day
 _NEW = 32  # windows on which reading is tested
+_NEW_FROM = 100_000  # their index, far from the random words of the streams
 
 # What a student is taught, and by whom.
 TEXT = "text"  # the pairs of today
@@ -109,7 +110,8 @@ def consolidated(run: Trained, arm: Arm) -> list[dict[str, Any]]:
     tokens, operations = _cost(run.config, model, arm)
     task = run.config.task
     assert isinstance(task, RecallConfig)
-    new = task.sample(EVALUATION_SEED, SPLITS[run.config.train.evaluation_split], 0, _NEW)
+    split = SPLITS[run.config.train.evaluation_split]
+    new = task.sample(EVALUATION_SEED, split, _NEW_FROM, _NEW)
     found = []
     for today in range(days):
         key = jax.random.fold_in(jax.random.key(run.config.train.seed), today)
