@@ -1,7 +1,8 @@
 """Do slow weights keep what fast weights have to forget, if the one teach the other in time?
 
     python -m experiments.knowledge_seeding --preset=cpu [--pairs=8] [--days=6] [--passes=1]
-        [--seeds=0,1] [--expert_units=8] [--updates=0.25] [--workdir=DIR] [--dry_run]
+        [--seeds=0,1] [--arm=dreams --arm=text ...] [--expert_units=8] [--updates=0.25]
+        [--workdir=DIR] [--dry_run]
 
 Knowledge Seeding (arXiv 2606.03979) at the size of a laptop, with the fast weights of a sleeping
 hybrid as the memory that is about to be overwritten. The model learns to recall pairs from one
@@ -27,7 +28,7 @@ from experiments.presets import Preset
 from experiments.report import files
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
-from sleep_jax.model.config import GatedDeltaNetConfig
+from sleep_jax.model.config import GatedDeltaNetConfig, require
 from sleep_jax.tasks.recall import RecallConfig
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _UNITS = flags.DEFINE_integer("expert_units", 8, "Hidden units of an expert.", l
 _UPDATES = flags.DEFINE_float(
     "updates", 0.25, "Of a day's consolidation, in those of training.", lower_bound=0
 )
+_ARM = flags.DEFINE_multi_string("arm", [], "A way to consolidate, may be repeated; none: all.")
 FAST_WEIGHTS = "fast weights go on"
 _RATES = {True: 1e-2, False: 1e-3}  # of experts, and of the MLPs themselves
 
@@ -101,7 +103,14 @@ def _of_a_day_and_of_all(at: Mapping[int, RunConfig], preset: Preset) -> list[Ce
     if len(at) > 1:
         given = ",".join(map(str, at))
         raise UserError(f"--pairs={given} is not possible; allowed: one number")
+    if not _UPDATES.value > 0:
+        raise UserError(f"--updates={_UPDATES.value:g} is not possible; allowed: more than 0")
     ((pairs, config),) = at.items()
+    cache = config.sleep.cache
+    require(
+        cache == "evict", "sleep.cache", cache, "evict, so that fast weights are all that is kept"
+    )
+    arms(config.steps)  # so that a wrong name is not told after training
     assert isinstance(config.task, RecallConfig)
     stream = dataclasses.replace(config, task=days.whole(config.task))
     scale = 2 * stream.tokens_per_step / config.tokens_per_step
@@ -114,8 +123,12 @@ def _of_a_day_and_of_all(at: Mapping[int, RunConfig], preset: Preset) -> list[Ce
     ]
 
 
-def arms(steps: int) -> tuple["Arm", ...]:
-    """What is compared, after training of so many steps."""
+def arms(steps: int) -> list["Arm"]:
+    """What is compared, after training of so many steps.
+
+    Raises:
+      UserError: there is no arm of a name that was given.
+    """
     from experiments.days import DREAMS, ONE_TEACHER, STORED, TEXT, TODAY, Arm
     from sleep_jax.knowledge_seeding import Seeding
 
@@ -126,7 +139,7 @@ def arms(steps: int) -> tuple["Arm", ...]:
         method = Seeding(units, updates, learning_rate=rate, imitation=imitation)
         return Arm(name, taught, method, rehearsed)
 
-    return (
+    possible = (
         arm("dreams", DREAMS, rehearsed=True),
         arm("dreams, half for the reward", DREAMS, rehearsed=True, imitation=0.5),
         arm("dreams, no expert", DREAMS, rehearsed=True, expert=False),
@@ -138,6 +151,11 @@ def arms(steps: int) -> tuple["Arm", ...]:
         arm("text, rehearsed", TEXT, rehearsed=True),
         arm("all text kept, rehearsed", STORED, rehearsed=True),
     )
+    names = [arm.name for arm in possible]
+    for given in _ARM.value:
+        if given not in names:
+            raise UserError(f"--arm={given} is unknown; allowed: {'; '.join(names)}")
+    return [arm for arm in possible if arm.name in (_ARM.value or names)]
 
 
 def _read(planned: Sequence[Cell], directory: Path) -> None:

@@ -6,6 +6,7 @@ from experiments.report import (
     claims_depth_cost,
     claims_restored,
     claims_rule110,
+    claims_seeded,
     claims_stop,
     claims_strings,
 )
@@ -19,6 +20,7 @@ _MODULES = (
     claims_depth,
     claims_cost,
     claims_restored,
+    claims_seeded,
 )
 PAPER: tuple[Claim, ...] = tuple(claim for module in _MODULES for claim in module.CLAIMS)
 OURS: tuple[Claim, ...] = tuple(claim for module in _MODULES for claim in module.OUR_CLAIMS)
