@@ -11,7 +11,7 @@ claims/           which launcher is at work on it: see claims.py
 profile/          with --profile_steps, the XProf trace of a window of steps
 evaluation/       with `make evaluate`, what the trained model scores elsewhere; it decides nothing
 row.json          the result, written last: a directory that has it is finished
-readings.json     of EXP=qk_restore, made from the finished run: its scores with weights put back
+readings.json     of EXP=qk_restore and EXP=knowledge_seeding, what was measured on the finished run
 """
 
 import importlib.metadata

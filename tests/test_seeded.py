@@ -15,9 +15,13 @@ from experiments.report import claims_seeded, seeded
 from experiments.report.files import ReportError
 from experiments.report.sources import Source
 from experiments.report.verdicts import Verdict
+from sleep_jax import distributed
 from sleep_jax.knowledge_seeding import Seeding
+from sleep_jax.model import decoder
 from sleep_jax.tasks.recall import RecallConfig
 from sleep_jax.tasks.task import TEST
+from sleep_jax.trained import Trained
+from sleep_jax.training.step import Program
 from tests.from_outside import ends, run
 
 TASK = RecallConfig(pairs=4, keys=12, values=5, questions=4, window=8)
@@ -204,6 +208,95 @@ def test_a_stream_costs_what_its_parts_do():
     dreamt = days._cost(config, model, dataclasses.replace(plain, taught=days.DREAMS))[0]
     assert dreamt - tokens == config.task.keys * (8 + 2 + 2)
     assert 0 < operations < more
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A trained model, but for the training."""
+    config = knowledge_seeding.smoke().config
+    task = dataclasses.replace(TASK, keys=8)
+    config = dataclasses.replace(
+        config,
+        task=task,
+        model=dataclasses.replace(config.model, vocab_size=task.vocab_size),
+        sleep=dataclasses.replace(config.sleep, passes=2),
+    )
+    program = Program.of(config, "cpu")
+    params = decoder.init(program.model, jax.random.key(1))
+    return Trained(config, program, 1, params, distributed.make_mesh(devices=jax.devices()[:1]))
+
+
+def by_session(model, windows, keys):
+    """The likeliest value of each key after windows `[C, L]`, by a stream that is read alone."""
+    found = []
+    for key in keys:
+        session = model.session()
+        question = model.config.task.question(np.asarray([key]))
+        tokens = np.concatenate([windows.reshape(1, -1), question], axis=1)
+        found.append(int(session.feed(tokens.astype(np.int32)).argmax()))
+    return np.asarray(found)
+
+
+def shares(right, day, today):
+    return [right[day == number].mean() for number in range(today + 1)]
+
+
+def test_fast_weights_that_go_on_are_those_of_a_session(model):
+    stream = days.streams(model.config.task, "test")
+    readings = days.kept_in_fast_weights(model)
+    keys = model.config.task.values + np.arange(8)
+    assert [reading["day"] for reading in readings] == [1, 2]
+    for today, reading in enumerate(readings):
+        right = np.stack(
+            [
+                by_session(model, windows[: today + 1], keys) == answers
+                for windows, answers in zip(stream.windows, stream.answers, strict=True)
+            ]
+        )
+        assert reading["recall"] == pytest.approx(shares(right, stream.day, today))
+
+
+def test_a_day_is_read_taught_and_asked(model, monkeypatch):
+    """To be taught is to say the next token here; all else is asked of sessions."""
+    seen = []
+
+    def taught(params):
+        return {**params, "unembedding": jnp.roll(params["unembedding"], 1, axis=-1)}
+
+    def teach(config, loop, method, params, dreams, at, keys):
+        seen.append((at, len(dreams), loop.passes, config.mlp_hidden, len(set(map(str, keys)))))
+        return taught(params)
+
+    monkeypatch.setattr(days, "_seed", teach)
+    monkeypatch.setattr(days, "_NEW", 4)
+    arm = days.Arm("", days.DREAMS, Seeding(units=3, steps=2), rehearsed=True)
+    readings = days.consolidated(model, arm)
+    hidden = model.config.model.mlp_hidden
+    assert seen == [(0, 2, 2, hidden + 6, days.STREAMS), (3, 2, 2, hidden + 6, days.STREAMS)]
+    task = model.config.task
+    stream, keys = days.streams(task, "test"), task.values + np.arange(8)
+    new = task.sample(days.EVALUATION_SEED, TEST, days._NEW_FROM, 4)["context"]
+    params = model.params
+    for today, reading in enumerate(readings):
+        before, params = dataclasses.replace(model, params=params), taught(params)
+        after = dataclasses.replace(model, params=params)
+        asleep, empty = (
+            np.stack(
+                [
+                    by_session(one, windows[read], keys) == answers
+                    for windows, answers in zip(stream.windows, stream.answers, strict=True)
+                ]
+            )
+            for one, read in ((before, slice(today, today + 1)), (after, slice(0)))
+        )
+        assert reading["asleep"] == pytest.approx(asleep[stream.day == today].mean())
+        assert reading["recall"] == pytest.approx(shares(empty, stream.day, today))
+        read = [
+            by_session(after, window, window.reshape(-1, 2)[:, 0]) == window.reshape(-1, 2)[:, 1]
+            for window in new
+        ]
+        assert reading["reading"] == pytest.approx(np.mean(read))
+    assert [reading["tokens"] / readings[0]["tokens"] for reading in readings] == [1, 2]
 
 
 def test_the_arms_have_the_names_of_the_report():

@@ -35,6 +35,11 @@ _FIGURES = {
     "needs_by_depth.png": "training FLOPs and tokens until the target was reached, over depth: "
     "every seed small, their geometric means joined, a line for each N",
     "ladder.png": "depths learned over training FLOPs and tokens, a line a seed",
+    "restored.png": "recall and the fine-tuned skill by which weights were put back, with 95 % "
+    "intervals, a panel for each skill; recall before as a grey line, the floor dashed",
+    "seeded.png": "left, recall of each day after the last, a line for each way to keep a day; "
+    "right, recall of all days and of new windows for every way, with 95 % intervals; the floor "
+    "dashed",
     "cost_of_sleep.png": "latency of a token and bytes of state by context length; waking, "
     "sleeping and training by N",
 }
