@@ -1,7 +1,7 @@
 """Do slow weights keep what fast weights have to forget, if the one teach the other in time?
 
     python -m experiments.knowledge_seeding --preset=cpu [--pairs=8] [--days=6] [--passes=1]
-        [--seeds=0,1] [--arm=dreams --arm=text ...] [--expert_units=8] [--updates=0.25]
+        [--seeds=0,1] [--arm=dreams --arm=text ...] [--expert_units=8] [--updates=200]
         [--workdir=DIR] [--dry_run]
 
 Knowledge Seeding (arXiv 2606.03979) at the size of a laptop, with the fast weights of a sleeping
@@ -39,9 +39,10 @@ log = logging.getLogger("sleep_jax")
 _PAIRS = flags.DEFINE_list("pairs", None, "P, pairs of a day; one number.")
 _DAYS = flags.DEFINE_integer("days", 6, "D, days of a stream.", lower_bound=2)
 _UNITS = flags.DEFINE_integer("expert_units", 8, "Hidden units of an expert.", lower_bound=1)
-_UPDATES = flags.DEFINE_float(
-    "updates", 0.25, "Of a day's consolidation, in those of training.", lower_bound=0
+_UPDATES = flags.DEFINE_integer(
+    "updates", None, "Of a day's consolidation; default: 200, 3 of the smoke preset.", lower_bound=1
 )
+_UPDATES_OF = {"cpu": 200, "smoke": 3}
 _ARM = flags.DEFINE_multi_string("arm", [], "A way to consolidate, may be repeated; none: all.")
 FAST_WEIGHTS = "fast weights go on"
 _RATES = {True: 1e-2, False: 1e-3}  # of experts, and of the MLPs themselves
@@ -54,7 +55,7 @@ def cpu() -> Preset:
     and of MLPs the best of three. Expected: experiments/results/knowledge_seeding/cpu.
     """
     task = RecallConfig(pairs=8, keys=48, values=16, questions=8, window=16)
-    train = {"batch_size": 128, "tokens": 800 * 128 * 32, "accumulate": 2}
+    train = {"batch_size": 128, "tokens": 2400 * 128 * 32, "accumulate": 2}
     preset = presets.on_task(presets.cpu(), task, {task.pairs: (0,)}, **train)
     preset = until_learned.at_rate(preset, muon_learning_rate=5e-3)
     model = dataclasses.replace(
@@ -97,23 +98,21 @@ def _a_window_a_day(config: RunConfig) -> RunConfig:
 
 
 def _of_a_day_and_of_all(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
-    """Models of one day, and as many that read whole streams, on twice as many sequences."""
+    """Models of one day, and as many that read whole streams, on as many sequences."""
     from experiments import days
 
     if len(at) > 1:
         given = ",".join(map(str, at))
         raise UserError(f"--pairs={given} is not possible; allowed: one number")
-    if not _UPDATES.value > 0:
-        raise UserError(f"--updates={_UPDATES.value:g} is not possible; allowed: more than 0")
     ((pairs, config),) = at.items()
     cache = config.sleep.cache
     require(
         cache == "evict", "sleep.cache", cache, "evict, so that fast weights are all that is kept"
     )
-    arms(config.steps)  # so that a wrong name is not told after training
+    arms()  # so that a wrong name is not told after training
     assert isinstance(config.task, RecallConfig)
     stream = dataclasses.replace(config, task=days.whole(config.task))
-    scale = 2 * stream.tokens_per_step / config.tokens_per_step
+    scale = stream.tokens_per_step / config.tokens_per_step
     train = dataclasses.replace(config.train, tokens=round(scale * config.train.tokens))
     return [
         cells.hybrid(kind, passes, seed)
@@ -123,8 +122,8 @@ def _of_a_day_and_of_all(at: Mapping[int, RunConfig], preset: Preset) -> list[Ce
     ]
 
 
-def arms(steps: int) -> list["Arm"]:
-    """What is compared, after training of so many steps.
+def arms() -> list["Arm"]:
+    """What is compared.
 
     Raises:
       UserError: there is no arm of a name that was given.
@@ -134,7 +133,7 @@ def arms(steps: int) -> list["Arm"]:
 
     def arm(name: str, taught: str, *, rehearsed: bool, expert: bool = True, imitation: float = 0):
         units = _UNITS.value if expert else 0
-        updates = max(1, round(_UPDATES.value * steps))
+        updates = _UPDATES.value or _UPDATES_OF[flags.FLAGS.preset]
         rate = _RATES[expert]
         method = Seeding(units, updates, learning_rate=rate, imitation=imitation)
         return Arm(name, taught, method, rehearsed)
@@ -163,8 +162,8 @@ def _read(planned: Sequence[Cell], directory: Path) -> None:
     from experiments import days
     from sleep_jax import records
 
+    compared = [dataclasses.asdict(arm) for arm in arms()]
     for cell in planned:
-        compared = [dataclasses.asdict(arm) for arm in arms(cell.config.steps)]
         path = directory / "cells" / cell.name / files.READINGS
         if path.exists() and files.read_object(path).get("arms") == compared:
             continue
@@ -185,7 +184,7 @@ def readings(run: Path) -> list[dict[str, Any]]:
     log.info("reading %s: %s", run.name, FAST_WEIGHTS)
     found = [{"arm": FAST_WEIGHTS, **day} for day in days.kept_in_fast_weights(model)]
     if task != days.whole(task):
-        for arm in arms(model.config.steps):
+        for arm in arms():
             log.info("reading %s: %s", run.name, arm.name)
             found += [{"arm": arm.name, **day} for day in days.consolidated(model, arm)]
     return found

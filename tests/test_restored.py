@@ -10,7 +10,6 @@ from absl.testing import flagsaver
 
 from experiments import qk_restore
 from experiments.report import claims_restored, restored
-from experiments.report.files import ReportError
 from experiments.report.sources import Source
 from experiments.report.verdicts import Verdict
 from sleep_jax.model import decoder
@@ -104,12 +103,6 @@ def test_lines_and_words():
 )
 def test_a_change_is_shown_where_its_interval_leaves_nothing_out(gains, words):
     assert restored._shown(restored._change(gains, [0.0] * len(gains))) == words
-
-
-def test_a_run_that_was_not_read_is_named():
-    unread = {name: value for name, value in ROWS[4].items() if name != "readings"}
-    with pytest.raises(ReportError, match="cell chain-s1 has not been read"):
-        restored.summarise([*ROWS[:4], unread])
 
 
 def test_smoke_trains_fine_tunes_and_reads(tmp_path):

@@ -11,8 +11,7 @@ import pytest
 from absl.testing import flagsaver
 
 from experiments import days, knowledge_seeding
-from experiments.report import claims_seeded, seeded
-from experiments.report.files import ReportError
+from experiments.report import build, claims_seeded, seeded
 from experiments.report.sources import Source
 from experiments.report.verdicts import Verdict
 from sleep_jax import distributed
@@ -105,12 +104,6 @@ def test_one_seed_has_an_interval_over_its_answers():
     )
     assert summary[1]["recall"]["ci95_over"] == "evaluation sequences"
     assert first_high - first_low > 1.3 * (high - low)  # a third of the answers
-
-
-def test_a_run_that_was_not_read_is_named():
-    unread = {name: value for name, value in rows()[0].items() if name != "readings"}
-    with pytest.raises(ReportError, match="cell recall-P4-s0 has not been read"):
-        seeded.summarise([unread, *rows()[1:]])
 
 
 def source(rows):
@@ -302,7 +295,7 @@ def test_a_day_is_read_taught_and_asked(model, monkeypatch):
 def test_the_arms_have_the_names_of_the_report():
     with flagsaver.flagsaver():
         knowledge_seeding.flags.FLAGS.mark_as_parsed()
-        arms = {arm.name: arm for arm in knowledge_seeding.arms(steps=800)}
+        arms = {arm.name: arm for arm in knowledge_seeding.arms()}
     named = (seeded.DREAMS, seeded.NO_EXPERT, seeded.TEXT, seeded.STORED)
     assert set(named) < set(arms) and knowledge_seeding.FAST_WEIGHTS == seeded.FAST_WEIGHTS
     assert {arm.method.steps for arm in arms.values()} == {200}
@@ -331,6 +324,11 @@ def test_smoke_trains_lives_and_reads(tmp_path):
     assert (directory / "seeded.png").read_bytes().startswith(b"\x89PNG")
     again = run("experiments", "knowledge_seeding", *flags, *few)
     assert again.returncode == 0 and "reading" not in again.stdout
+    cell = day["cell"]
+    (directory / "cells" / cell / "readings.json").unlink()  # as another launcher leaves it
+    build.rebuild(directory)
+    results = json.loads((directory / "results.json").read_text())
+    assert results["missing"] == [cell] and [found["pairs"] for found in results["rows"]] == [8]
     refused = ends("experiments", "knowledge_seeding", *flags[:3], "--days=3", flags[-1])
     assert refused.returncode == 2 and "holds a run with" in refused.stderr
 
@@ -357,8 +355,7 @@ def test_a_run_is_read_again_for_other_arms(tmp_path, monkeypatch):
     [
         ("--days=1", "allowed"),
         ("--expert_units=0", "allowed"),
-        ("--updates=-1", "allowed"),
-        ("--updates=0", "more than 0"),
+        ("--updates=0", "allowed"),
         ("--arm=dream", "dreams; dreams, half for the reward; "),
         ("--pairs=4,8", "one number"),
         ("--pairs=6", "a multiple of 4"),

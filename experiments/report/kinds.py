@@ -49,6 +49,7 @@ class Kind(NamedTuple):
     )
     fields: Mapping[str, Any] = checking.ANY_FIELDS  # of every row
     in_curve: Mapping[str, Any] = MappingProxyType({})  # of every point of its curve
+    reads: bool = False  # a finished run counts once it has been read (readings.json)
     # Tables under the main one: title, header, lines.
     also: Callable[[Sequence[Any]], list[tuple[str, Sequence[str], list[list[str]]]]] = (
         lambda summary: []
@@ -153,6 +154,7 @@ QK_RESTORE = GENERIC._replace(
     lines=restored.lines,
     floor="the chance of a guess among the values",
     drawings={"restored.png": restored.draw},
+    reads=True,
 )
 KNOWLEDGE_SEEDING = GENERIC._replace(
     summarise=seeded.summarise,
@@ -161,6 +163,7 @@ KNOWLEDGE_SEEDING = GENERIC._replace(
     lines=seeded.lines,
     floor="the chance of a guess among the values",
     drawings={"seeded.png": seeded.draw},
+    reads=True,
 )
 KINDS = {
     "cellular_automata": RULE_110,

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from experiments.report.groups import Interval, short
 from experiments.report.style import COLOURS, COLUMN, FLOOR, STYLE, legend, save
-from experiments.report.summary import ReportError, Row, group_rows, interval, student_t_half
+from experiments.report.summary import Row, group_rows, interval, student_t_half
 from experiments.report.words import quote, scientific, signed
 
 RECALL = "recall"
@@ -54,8 +54,6 @@ def summarise(rows: Iterable[Row]) -> list[Restored]:
     """Before fine-tuning, then for each skill what is put back, in the order of the readings."""
     found = []
     for group in group_rows(rows, ("pairs", "passes", "skills", "regime")):
-        if missing := [row["cell"] for row in group if "readings" not in row]:
-            raise ReportError(f"cell {missing[0]} has not been read")
         at = [_readings(row) for row in group]
         for put_back in at[0][RECALL]:
             recall = [by_skill[RECALL][put_back] for by_skill in at]

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from experiments.report.groups import Interval, short
 from experiments.report.style import COLOURS, COLUMN, FLOOR, MARKERS, STYLE, legend, save
-from experiments.report.summary import ReportError, Row, group_rows, interval
+from experiments.report.summary import Row, group_rows, interval
 from experiments.report.words import quote, scientific
 
 FAST_WEIGHTS = "fast weights go on"
@@ -52,8 +52,6 @@ def summarise(rows: Iterable[Row]) -> list[Seeded]:
     """By what was trained on and N, the arms in the order of the readings."""
     found = []
     for group in group_rows(rows, ("pairs", "passes")):
-        if missing := [row["cell"] for row in group if "readings" not in row]:
-            raise ReportError(f"cell {missing[0]} has not been read")
         at = [_by_arm(row) for row in group]
         found += [_group(group, arm, [by_arm[arm] for by_arm in at]) for arm in at[0]]
     return found
@@ -209,5 +207,5 @@ def _draw_arms(axis: Axes, groups: Sequence[Seeded]) -> None:
         )
     axis.axvline(groups[0]["floor"], **FLOOR)
     axis.set_yticks(places, [_named(group) for group in groups])
-    axis.legend(loc="lower left")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     axis.set(xlim=(0, 1.02), xlabel="recall after the last day", ylim=(len(groups) - 0.5, -0.5))
