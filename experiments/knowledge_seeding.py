@@ -25,6 +25,7 @@ from absl import flags
 from experiments import binary, cells, cli, presets, until_learned
 from experiments.cells import Cell
 from experiments.presets import Preset
+from experiments.recall_pairs import PAIRS
 from experiments.report import files
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sleep_jax")
 
-_PAIRS = flags.DEFINE_list("pairs", None, "P, pairs of a day; one number.")
 _DAYS = flags.DEFINE_integer("days", 6, "D, days of a stream.", lower_bound=2)
 _UNITS = flags.DEFINE_integer("expert_units", 8, "Hidden units of an expert.", lower_bound=1)
 _UPDATES = flags.DEFINE_integer(
@@ -193,7 +193,7 @@ def readings(run: Path) -> list[dict[str, Any]]:
 EXPERIMENT = binary.Experiment(
     name="knowledge_seeding",
     presets={"cpu": cpu, "smoke": smoke},
-    depth_flag=_PAIRS,
+    depth_flag=PAIRS,
     lowest_depth=4,
     about=lambda task: {},
     adapt=_a_window_a_day,

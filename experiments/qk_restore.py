@@ -24,6 +24,7 @@ from absl import flags
 from experiments import binary, cells, cli, presets, until_learned
 from experiments.cells import Cell
 from experiments.presets import Preset
+from experiments.recall_pairs import PAIRS
 from experiments.report import files
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
@@ -39,7 +40,6 @@ log = logging.getLogger("sleep_jax")
 
 _RECALL, *_CHAINS = SKILLS
 _FACTOR = 3  # of the chains of fine-tuning, which before had 1
-_PAIRS = flags.DEFINE_list("pairs", None, "P, pairs in the context, comma-separated.")
 _FINE_TUNED = flags.DEFINE_list("fine_tuned", list(_CHAINS), f"On what: {', '.join(_CHAINS)}.")
 _SHARE = flags.DEFINE_float(
     "fine_tuning_share", 0.2, "Of the tokens of training, those of fine-tuning.", lower_bound=0
@@ -215,7 +215,7 @@ def _scores(run: "Trained", skill: str, params: "Parameters") -> dict[str, Any]:
 EXPERIMENT = binary.Experiment(
     name="qk_restore",
     presets={"cpu": cpu, "smoke": smoke},
-    depth_flag=_PAIRS,
+    depth_flag=PAIRS,
     lowest_depth=4,
     about=lambda task: {},
     adapt=_all_in_one_window,

@@ -88,6 +88,8 @@ def test_lines_and_words():
     fast, dreams = (
         dict(zip(seeded.HEADER, line, strict=True)) for line in seeded.lines(summary)[:2]
     )
+    assert dreams["first day [95%]"].startswith("0.710")
+    assert dreams["last day [95%]"].startswith("0.910")
     assert dreams["what keeps a day"] == "dreams" and dreams["new windows [95%]"].startswith("0.8")
     assert dreams["tokens"] == "1.0k + 3.0k" and fast["tokens"] == "1.0k"
     assert fast["the day, before [95%]"] == "-"
@@ -216,6 +218,9 @@ def model():
     )
     program = Program.of(config, "cpu")
     params = decoder.init(program.model, jax.random.key(1))
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: 40 * x if path[-1].key == "output" else x, params
+    )  # so that what is said depends on what was read
     return Trained(config, program, 1, params, distributed.make_mesh(devices=jax.devices()[:1]))
 
 
@@ -247,6 +252,8 @@ def test_fast_weights_that_go_on_are_those_of_a_session(model):
             ]
         )
         assert reading["recall"] == pytest.approx(shares(right, stream.day, today))
+    found = [by_session(model, stream.windows[0][days], keys) for days in (slice(2), slice(1, 2))]
+    assert (found[0] != found[1]).any()
 
 
 def test_a_day_is_read_taught_and_asked(model, monkeypatch):
