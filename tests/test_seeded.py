@@ -240,25 +240,26 @@ def shares(right, day, today):
     return [right[day == number].mean() for number in range(today + 1)]
 
 
-def test_fast_weights_that_go_on_are_those_of_a_session(model):
+def said_of(model, stream, keys, read):
+    """What it says of each key, `[R, K]`, after the days `read`, a slice for every stream."""
+    return np.stack([by_session(model, windows[read], keys) for windows in stream.windows])
+
+
+def test_fast_weights_that_go_on_are_those_of_a_session(model, monkeypatch):
+    """Right is here what a session says in the end."""
     stream = days.streams(model.config.task, "test")
-    readings = days.kept_in_fast_weights(model)
     keys = model.config.task.values + np.arange(8)
-    assert [reading["day"] for reading in readings] == [1, 2]
-    for today, reading in enumerate(readings):
-        right = np.stack(
-            [
-                by_session(model, windows[: today + 1], keys) == answers
-                for windows, answers in zip(stream.windows, stream.answers, strict=True)
-            ]
-        )
-        assert reading["recall"] == pytest.approx(shares(right, stream.day, today))
-    found = [by_session(model, stream.windows[0][days], keys) for days in (slice(2), slice(1, 2))]
-    assert (found[0] != found[1]).any()
+    said = [said_of(model, stream, keys, read) for read in (slice(1), slice(2), slice(1, 2))]
+    stream = stream._replace(answers=said[1])
+    monkeypatch.setattr(days, "streams", lambda task, split: stream)
+    first, last = days.kept_in_fast_weights(model)
+    assert (first["day"], last["day"]) == (1, 2) and last["recall"] == [1, 1]
+    assert first["recall"] == pytest.approx(shares(said[0] == said[1], stream.day, 0))
+    assert (said[1] != said[2]).any()  # the first day matters
 
 
 def test_a_day_is_read_taught_and_asked(model, monkeypatch):
-    """To be taught is to say the next token here; all else is asked of sessions."""
+    """To be taught is to say the next token here. Right is what a session says of today."""
     seen = []
 
     def taught(params):
@@ -268,30 +269,26 @@ def test_a_day_is_read_taught_and_asked(model, monkeypatch):
         seen.append((at, len(dreams), loop.passes, config.mlp_hidden, len(set(map(str, keys)))))
         return taught(params)
 
+    task = model.config.task
+    keys = task.values + np.arange(8)
+    models = [model]
+    for _ in range(2):
+        models.append(dataclasses.replace(model, params=taught(models[-1].params)))
+    stream = days.streams(task, "test")
+    today = [said_of(models[day], stream, keys, slice(day, day + 1)) for day in (0, 1)]
+    stream = stream._replace(answers=np.where(stream.day == 0, *today))
+    monkeypatch.setattr(days, "streams", lambda task, split: stream)
     monkeypatch.setattr(days, "_seed", teach)
     monkeypatch.setattr(days, "_NEW", 4)
     arm = days.Arm("", days.DREAMS, Seeding(units=3, steps=2), rehearsed=True)
     readings = days.consolidated(model, arm)
     hidden = model.config.model.mlp_hidden
     assert seen == [(0, 2, 2, hidden + 6, days.STREAMS), (3, 2, 2, hidden + 6, days.STREAMS)]
-    task = model.config.task
-    stream, keys = days.streams(task, "test"), task.values + np.arange(8)
     new = task.sample(days.EVALUATION_SEED, TEST, days._NEW_FROM, 4)["context"]
-    params = model.params
-    for today, reading in enumerate(readings):
-        before, params = dataclasses.replace(model, params=params), taught(params)
-        after = dataclasses.replace(model, params=params)
-        asleep, empty = (
-            np.stack(
-                [
-                    by_session(one, windows[read], keys) == answers
-                    for windows, answers in zip(stream.windows, stream.answers, strict=True)
-                ]
-            )
-            for one, read in ((before, slice(today, today + 1)), (after, slice(0)))
-        )
-        assert reading["asleep"] == pytest.approx(asleep[stream.day == today].mean())
-        assert reading["recall"] == pytest.approx(shares(empty, stream.day, today))
+    for day, (reading, after) in enumerate(zip(readings, models[1:], strict=True)):
+        assert reading["asleep"] == 1
+        right = said_of(after, stream, keys, slice(0)) == stream.answers
+        assert reading["recall"] == pytest.approx(shares(right, stream.day, day))
         read = [
             by_session(after, window, window.reshape(-1, 2)[:, 0]) == window.reshape(-1, 2)[:, 1]
             for window in new
