@@ -200,7 +200,11 @@ def test_impossible_methods_are_refused(field, value, allowed):
 
 def test_flops_of_waking_are_those_of_a_run_less_its_context():
     config = tiny.run_config()
-    length = config.task.answer_length
-    context = flops.forward_flops(config, 1) - flops.wake_flops(config.model, length)
+    more_words = dataclasses.replace(config.model, vocab_size=100)
+    context, with_more_words = (
+        flops.forward_flops(run, 1) - flops.wake_flops(run.model, run.task.answer_length)
+        for run in (config, dataclasses.replace(config, model=more_words))
+    )
     more = flops.forward_flops(config, 2) - flops.forward_flops(config, 1)
     assert 0 < context < more  # the last pass stops at the state
+    assert context == with_more_words
