@@ -18,6 +18,7 @@ PAGES = (
     "second_pass.md",
     "depo.md",
     "qk_restore.md",
+    "knowledge_seeding.md",
 )
 NOTES = (
     "NOTES.md",
@@ -25,6 +26,7 @@ NOTES = (
     "NOTES_depo.md",
     "NOTES_ladder.md",
     "NOTES_qk_restore.md",
+    "NOTES_knowledge_seeding.md",
     "NOTES_second_pass.md",
     "bench/NOTES.md",
 )
