@@ -94,4 +94,5 @@ def test_the_front_page_and_the_overview_of_findings_say_the_same():
     for arm in (NO_EXPERT, FAST_WEIGHTS, TEXT):
         assert short(FOUND[arm]["recall"]["mean"]) in row
         assert recall(arm) in overview
+    assert f"if trained for it {short(STREAM['recall']['mean'])}, not apart" in row
     assert recall(DREAMS) in overview and score(STREAM["recall"]) in overview
