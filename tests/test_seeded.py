@@ -194,14 +194,15 @@ def test_rehearsed_windows_hold_the_key_that_is_asked():
 
 def test_a_stream_costs_what_its_parts_do():
     preset = knowledge_seeding.smoke()
-    config, model = preset.config, preset.config.model
+    config, model, task = preset.config, preset.config.model, preset.config.task
+    assert isinstance(task, RecallConfig)
     plain = days.Arm("", days.TEXT, Seeding(steps=5, batch=8), rehearsed=False)
     tokens, operations = days._cost(config, model, plain)
     assert tokens == 5 * 8 * 2
     rehearsed, more = days._cost(config, model, dataclasses.replace(plain, rehearsed=True))
     assert rehearsed - tokens == (5 * 8 + days._REHEARSED) * (8 + 2)
     dreamt = days._cost(config, model, dataclasses.replace(plain, taught=days.DREAMS))[0]
-    assert dreamt - tokens == config.task.keys * (8 + 2 + 2)
+    assert dreamt - tokens == task.keys * (8 + 2 + 2)
     assert 0 < operations < more
 
 

@@ -178,11 +178,9 @@ def _draw_days(axis: Axes, summary: Sequence[Seeded]) -> None:
         scores = group["by_day"]
         means, ends = (np.array([score[part] for score in scores]) for part in ("mean", "ci95"))
         days = np.arange(1, group["days"] + 1) + 0.08 * (i - len(chosen) / 2)
-        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        reach = np.abs(ends.T - means)
-        axis.errorbar(
-            days, means, yerr=reach, elinewidth=0.7, markersize=3, label=_named(group), **look
-        )
+        look: dict[str, Any] = {"elinewidth": 0.7, "markersize": 3, "label": _named(group)}
+        look |= {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        axis.errorbar(days, means, yerr=np.abs(ends.T - means), **look)
     axis.axhline(chosen[0]["floor"], **FLOOR)
     axis.set(xlabel="day that is asked about", ylabel="recall after the last day", ylim=(0, 1.02))
     axis.set_xticks(range(1, chosen[0]["days"] + 1))
