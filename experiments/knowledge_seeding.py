@@ -77,7 +77,7 @@ def smoke() -> Preset:
     """Every part of the real thing, too short to learn. Used by the tests."""
     task = RecallConfig(pairs=4, keys=24, values=4, questions=4, window=8)
     preset = presets.shrink(presets.cpu(), task)
-    return _hybrids(dataclasses.replace(preset, depths={task.pairs: (0, 1)}))
+    return _hybrids(dataclasses.replace(preset, depths={task.pairs: (0,)}))
 
 
 def _hybrids(preset: Preset) -> Preset:
