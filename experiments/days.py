@@ -107,6 +107,7 @@ def consolidated(run: Trained, arm: Arm) -> list[dict[str, Any]]:
     days = stream.windows.shape[1]
     model, params = knowledge_seeding.with_room(run.program.model, run.params, days * method.units)
     params = _copies(params)
+    first = run.program.model.mlp_hidden  # behind the MLPs' own hidden units
     tokens, operations = _cost(run.config, model, arm)
     task = run.config.task
     assert isinstance(task, RecallConfig)
@@ -125,7 +126,7 @@ def consolidated(run: Trained, arm: Arm) -> list[dict[str, Any]]:
             said = _say(model, loop, params, asked, windows)
             dreams.append(Dreams(asked, said, windows))
         keys = jax.random.split(for_seeding, STREAMS)
-        params = _seed(model, loop, method, params, dreams, today * method.units, keys)
+        params = _seed(model, loop, method, params, dreams, first + today * method.units, keys)
         found.append(
             {
                 "day": today + 1,
