@@ -113,13 +113,14 @@ def consolidated(run: Trained, arm: Arm) -> list[dict[str, Any]]:
     assert isinstance(task, RecallConfig)
     split = SPLITS[run.config.train.evaluation_split]
     new = task.sample(EVALUATION_SEED, split, _NEW_FROM, _NEW)
+    known = _say(model, loop, params, prompts)  # by the slow weights alone
     found = []
     for today in range(days):
         key = jax.random.fold_in(jax.random.key(run.config.train.seed), today)
         for_seeding, for_windows = jax.random.split(key)
         read = np.repeat(stream.windows[:, None, None, today], prompts.shape[1], axis=1)
         awake = _say(model, loop, params, prompts, read)
-        dreams = [_taught(arm, stream, today, prompts, awake, _say(model, loop, params, prompts))]
+        dreams = [_taught(arm, stream, today, prompts, awake, known)]
         if arm.rehearsed:
             windows, asked = _random_windows(task, _REHEARSED, for_windows)
             windows, asked = _copies(windows), _copies(asked)
@@ -127,10 +128,11 @@ def consolidated(run: Trained, arm: Arm) -> list[dict[str, Any]]:
             dreams.append(Dreams(asked, said, windows))
         keys = jax.random.split(for_seeding, STREAMS)
         params = _seed(model, loop, method, params, dreams, first + today * method.units, keys)
+        known = _say(model, loop, params, prompts)
         found.append(
             {
                 "day": today + 1,
-                "recall": _recall(_say(model, loop, params, prompts), stream, today),
+                "recall": _recall(known, stream, today),
                 "asleep": _recall(awake, stream, today)[-1],
                 "reading": _reading(model, loop, params, task, new),
                 "tokens": (today + 1) * tokens,
