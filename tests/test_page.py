@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
-from experiments.report import claims, markup, needs, overview, rule110, sources, strings
+from experiments.report import claims, markup, rule110, sources
 from experiments.report import publish as report
 from experiments.report.files import ReportError
 from experiments.report.kinds import KINDS
@@ -69,10 +69,31 @@ def read(path: Path) -> Page:
 
 
 @pytest.fixture(scope="module")
-def committed_page(tmp_path_factory) -> Page:
-    """The page of an empty work directory."""
-    _, path = report.write(tmp_path_factory.mktemp("empty") / "runs", COMMITTED)
-    return read(path)
+def of_committed(tmp_path_factory) -> Path:
+    """A work directory that was empty: what is written there is of the committed results."""
+    runs = tmp_path_factory.mktemp("empty") / "runs"
+    before = contents(COMMITTED)
+    found, path = report.write(runs, COMMITTED)
+    assert path == runs / "index.html"
+    drawn = {f"{name}.{end}" for name in ("needs", "strings", "overview") for end in ("md", "png")}
+    assert {path.name for path in runs.iterdir()} == {"index.html", *drawn}
+    assert {source.origin for source in found} == {"committed"} and len(found) >= 6
+    assert contents(COMMITTED) == before
+    return runs
+
+
+@pytest.fixture(scope="module")
+def committed_page(of_committed) -> Page:
+    """The page there."""
+    return read(of_committed / "index.html")
+
+
+@pytest.fixture
+def few(tmp_path) -> Path:
+    """A part of the committed results, whose page takes a moment."""
+    name = "cellular_automata/cpu"
+    shutil.copytree(COMMITTED / name, tmp_path / "committed" / name)
+    return tmp_path / "committed"
 
 
 @pytest.fixture
@@ -86,24 +107,11 @@ def contents(root: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_an_empty_work_directory_gives_the_committed_results(tmp_path, capsys):
-    before = contents(COMMITTED)
-    found, path = report.write(tmp_path / "runs", COMMITTED)
-    assert path == tmp_path / "runs" / "index.html"
-    written = {path.name for path in (tmp_path / "runs").iterdir()}
-    drawn = {f"{name}.{end}" for name in ("needs", "strings", "overview") for end in ("md", "png")}
-    assert written == {"index.html", *drawn}
-    assert {source.origin for source in found} == {"committed"} and len(found) >= 6
-    assert contents(COMMITTED) == before
-
-
-@pytest.mark.parametrize("part", [needs, strings, overview])
-def test_a_committed_table_and_figure_are_those_of_the_committed_results(part, tmp_path):
-    name = part.__name__.rpartition(".")[2]
-    found = part.lines(sources.committed(COMMITTED))
-    assert (COMMITTED / f"{name}.md").read_text() == part.markdown(found)
-    part.draw(found, tmp_path / f"{name}.png")
-    drawn, kept = (image.imread(at / f"{name}.png") for at in (tmp_path, COMMITTED))
+@pytest.mark.parametrize("name", ["needs", "strings", "overview"])
+def test_a_committed_table_and_figure_are_those_of_the_committed_results(name, of_committed):
+    written, kept = (at / f"{name}.md" for at in (of_committed, COMMITTED))
+    assert written.read_text() == kept.read_text()
+    drawn, kept = (image.imread(at / f"{name}.png") for at in (of_committed, COMMITTED))
     assert drawn.shape == kept.shape
 
 
@@ -171,7 +179,7 @@ def test_tables_scroll_by_themselves_and_no_cell_is_blank(committed_page):
     assert not re.findall(r"<t[dh][^>]*>\s*</t[dh]>", text.replace("<tr><td></td>", "<tr>"))
 
 
-def test_missing_cells_are_named(runs):
+def test_missing_cells_are_named(runs, few):
     text = Page(report.page.build([committed("cellular_automata/cpu")], [], COMMITTED)).text
     for words in (
         "not run: N = 3",
@@ -182,7 +190,7 @@ def test_missing_cells_are_named(runs):
         "No planned cell is missing.",
     ):
         assert words in text, words
-    _, path = report.write(runs, COMMITTED)
+    _, path = report.write(runs, few)
     assert "Missing, planned but not finished (1): hybrid-N2-t4-W12-s2." in read(path).text
 
 
@@ -201,8 +209,8 @@ def test_verdicts_on_the_committed_results_are_those_of_the_code(committed_page)
     assert badges[-defined:] == [verdict.value.replace(" ", "-") for verdict in Verdict]
 
 
-def test_runs_and_committed_results_stand_apart(runs):
-    found, path = report.write(runs, COMMITTED)
+def test_runs_and_committed_results_stand_apart(runs, few):
+    found, path = report.write(runs, few)
     page = read(path)
     labels = {source.label for source in found}
     assert {"run: cellular_automata/made-up", "committed: cellular_automata/cpu"} <= labels
@@ -217,11 +225,11 @@ def test_runs_and_committed_results_stand_apart(runs):
     assert (runs / "cellular_automata" / "made-up" / "table.md").is_file()
 
 
-def test_a_smoke_run_is_listed_and_not_judged(runs):
+def test_a_smoke_run_is_listed_and_not_judged(runs, few):
     plan = runs / "cellular_automata" / "made-up" / "plan.json"
     for preset, judged in (("cpu", True), ("smoke", False)):
         plan.write_text(json.dumps(json.loads(plan.read_text()) | {"preset": preset}))
-        _, path = report.write(runs, COMMITTED)
+        _, path = report.write(runs, few)
         links = [attributes["href"] for attributes in read(path).all("a")]
         count = links.count("#source-run-cellular-automata-made-up")
         assert count > 5 if judged else count == 1, count  # one in the contents
@@ -257,14 +265,14 @@ def test_an_unknown_experiment_gets_its_own_section(tmp_path):
     assert "0.500 [0.500, 0.500]" in page.text and "committed: nothing/cpu" in page.text
 
 
-def test_an_unknown_sweep_is_rebuilt_and_one_in_its_beginnings_shown(runs):
+def test_an_unknown_sweep_is_rebuilt_and_one_in_its_beginnings_shown(runs, few):
     sweep = runs / "cellular_automata" / "made-up"
     plan = json.loads((sweep / "plan.json").read_text())
     (sweep / "plan.json").write_text(json.dumps(plan | {"experiment": "dreams"}))
     (runs / "depo" / "cpu").mkdir(parents=True)
     begun = {"experiment": "depo", "preset": "cpu", "cells": ["hybrid-N1-s0"]}
     (runs / "depo" / "cpu" / "plan.json").write_text(json.dumps(begun))
-    _, path = report.write(runs, COMMITTED)
+    _, path = report.write(runs, few)
     text = read(path).text
     assert "not finished (1): hybrid-N1-s0." in text and "No finished run." in text
     assert "nothing is concluded" in (sweep / "table.md").read_text()
