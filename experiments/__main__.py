@@ -19,6 +19,8 @@ SWEPT = (
     "cost_of_depth",
     "cost_of_depth_depo",
     "ttt_e2e",
+    "lclm",
+    "lclm_depo",
     "qk_restore",
     "knowledge_seeding",
 )

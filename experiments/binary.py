@@ -116,7 +116,7 @@ def select(experiment: Experiment, preset: Preset) -> Preset:
         "train.target_accuracy",
         config.train.target_accuracy,
         preset.config.train.target_accuracy,
-        "rollout_ladder, cost_of_depth, cost_of_depth_depo, ttt_e2e",
+        "rollout_ladder, cost_of_depth, cost_of_depth_depo, ttt_e2e, lclm, lclm_depo",
     )
     # Of a run that climbs, depth and scores are those of a rung, which one report can tell.
     _refuse_another_report(

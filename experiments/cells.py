@@ -11,6 +11,7 @@ from sleep_jax.flops import training_flops, training_flops_per_step
 from sleep_jax.model.config import ModelConfig
 
 HYBRID, EVICTED, FULL_CACHE = "hybrid", "transformer_evicted", "transformer_full_cache"
+LCLM = "lclm"  # a transformer that keeps latents of its windows (model/latents.py)
 # What a smaller N may spend the FLOPs of the largest on, and the `match` of its row.
 TOKENS, BLOCKS, WIDTH = "tokens", "blocks", "width"
 EQUAL_TOKENS = "tokens"
@@ -34,7 +35,8 @@ class Cell:
     def name(self) -> str:
         """Directory name, the same wherever and by whomever the cell is run."""
         suffix = "" if self.match == EQUAL_TOKENS else "-" + self.match.replace("_", "-")
-        rule = "" if self.update_rule in ("none", "gated_delta") else f"-{self.update_rule}"
+        usual = ("none", "gated_delta", "latents")
+        rule = "" if self.update_rule in usual else f"-{self.update_rule}"
         return (
             f"{self.model}{rule}-N{self.config.sleep.passes}".replace("_", "-")
             + f"-{self.config.task.label}-s{self.config.train.seed}"
@@ -43,8 +45,11 @@ class Cell:
 
     @property
     def update_rule(self) -> str:
-        """What writes the fast weights: a local rule or "prime_mlp"; "none" without them."""
+        """What is left of a window: what writes fast weights, a local rule or "prime_mlp"; or
+        "latents", or "none"."""
         model = self.config.model
+        if model.has_latents:
+            return "latents"
         if model.written_by_gradient:
             return "prime_mlp"
         return model.gated_delta_net.update_rule if model.has_fast_weights else "none"
@@ -88,6 +93,7 @@ def regime(config: RunConfig) -> str:
         f"passes hand on {carried.replace('_', ' ')} alone" if carried else "",
         config.task.departure,
         "attention sink" if config.model.attention.sink else "",
+        _latents(config),
         f"from {begun}" if (begun := _begun_with(config)) else "",
     ]
     return "; ".join(filter(None, words)) or "plain"
@@ -104,7 +110,19 @@ def _regime_name(config: RunConfig) -> str:
     carried = _carried_alone(config)
     name += f"-carry-{carried.replace('_', '-')}" if carried else ""
     name += "-sink" * config.model.attention.sink
+    if config.model.has_latents:
+        latents = config.model.latents
+        name += f"-per{latents.ratio}" + "-concat" * (latents.pooling == "concat")
     return f"{name}-warm" if config.train.warm_start else name
+
+
+def _latents(config: RunConfig) -> str:
+    """How many tokens a latent stands for, where there are latents."""
+    if not config.model.has_latents:
+        return ""
+    latents = config.model.latents
+    tokens = f"{latents.ratio} token{'s' * (latents.ratio > 1)}"
+    return f"{tokens} a latent" + ", concatenated" * (latents.pooling == "concat")
 
 
 def _begun_with(config: RunConfig) -> str:
@@ -236,6 +254,23 @@ def _wider(model: ModelConfig, more: int) -> ModelConfig:
         ),
         prime_mlp=dataclasses.replace(model.prime_mlp, hidden=round(model.prime_mlp.hidden * grow)),
     )
+
+
+def lclm(base: RunConfig, ratio: int, seed: int) -> Cell:
+    """Attention in every block, and of every window latents of n tokens, at the tokens of `base`.
+
+    The blocks of `base` are dealt out evenly to encoder and decoder; of one each has one.
+
+    Args:
+      ratio: n.
+    """
+    config = _one_pass(base, seed)
+    blocks = len(base.model.pattern)
+    encoder = max(1, blocks // 2)
+    latents = dataclasses.replace(config.model.latents, blocks=encoder, ratio=ratio)
+    pattern = ("attention",) * max(1, blocks - encoder)
+    model = dataclasses.replace(config.model, pattern=pattern, latents=latents)
+    return Cell(LCLM, EQUAL_TOKENS, dataclasses.replace(config, model=model))
 
 
 def transformer(base: RunConfig, cache: str, seed: int) -> Cell:

@@ -56,7 +56,7 @@ def at_rate(preset: Preset, muon_learning_rate: float) -> Preset:
 
 def warmed_up(preset: Preset, steps: int) -> Preset:
     """The preset with so many steps of warm-up, for every N."""
-    return dataclasses.replace(preset, config=_warming_up(preset.config, steps))
+    return dataclasses.replace(preset, config=warming_up(preset.config, steps))
 
 
 def twice_the_blocks(preset: Preset) -> Preset:
@@ -77,11 +77,12 @@ def planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
         )
         warmup = config.optimizer.warmup_fraction * config.steps
         found += [
-            dataclasses.replace(cell, config=_warming_up(cell.config, warmup)) for cell in spenders
+            dataclasses.replace(cell, config=warming_up(cell.config, warmup)) for cell in spenders
         ]
     return found
 
 
-def _warming_up(config: RunConfig, steps: float) -> RunConfig:
+def warming_up(config: RunConfig, steps: float) -> RunConfig:
+    """The run with so many steps of warm-up."""
     optimizer = dataclasses.replace(config.optimizer, warmup_fraction=steps / config.steps)
     return dataclasses.replace(config, optimizer=optimizer)

@@ -255,6 +255,7 @@ class RunConfig:
         self._validate_hard_eviction()
         self._validate_pretrained()
         self._validate_prime_mlp()
+        self._validate_latents()
         vocabulary = self.model.vocab_size
         needed = self.task.vocab_size
         require(vocabulary >= needed, "model.vocab_size", vocabulary, f">= {needed} for this task")
@@ -323,6 +324,23 @@ class RunConfig:
             require(value == allowed, field, value, f"{words} with prime_mlp in model.pattern")
         allowed = "windows of 2 tokens or more with prime_mlp in model.pattern, to predict one"
         require(self.task.window >= 2, "task.window", self.task.window, allowed)
+
+    def _validate_latents(self) -> None:
+        """Raises UserError where there would be passes, or a group of tokens cut in two."""
+        if not self.model.has_latents:
+            return
+        for field, value, allowed in (
+            ("sleep.cache", self.sleep.cache, "evict"),
+            ("sleep.passes", self.sleep.passes, 1),
+            ("curriculum.passes", self.curriculum.passes, ()),
+            ("curriculum.drawn_passes", self.curriculum.drawn_passes, ()),
+            ("train.evaluate_passes", self.train.evaluate_passes, ()),
+        ):
+            words = "empty" if allowed == () else repr(allowed)
+            require(value == allowed, field, value, f"{words} with model.latents.blocks > 0")
+        ratio, window = self.model.latents.ratio, self.task.window
+        allowed = f"a divisor of task.window={window}"
+        require(window % ratio == 0, "model.latents.ratio", ratio, allowed)
 
     @property
     def sequence_length(self) -> int:

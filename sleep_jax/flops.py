@@ -113,6 +113,8 @@ def gradient_step_flops(model: ModelConfig, length: int) -> int:
 def _in_blocks(config: RunConfig, passes: int, frozen_weights: bool = False) -> int:
     """Sum over the windows of one sequence, passes and blocks; or of frozen weights' products."""
     task, model = config.task, config.model
+    if model.has_latents:
+        return _with_latents(config)
     slide = config.sleep.cache == "slide"
     kept = task.window - 1 if slide else 0
 
@@ -150,6 +152,24 @@ def _in_blocks(config: RunConfig, passes: int, frozen_weights: bool = False) -> 
         once = to_the_state(model.pattern)
         context = task.context_windows * ((passes - 1) * again + once)
     return context + window(task.answer_length)
+
+
+def _with_latents(config: RunConfig) -> int:
+    """The same where the blocks read latents: the encoder's on windows, theirs, the answer's."""
+    task, model = config.task, config.model
+    d, of, windows = model.d_model, model.latents, task.context_windows
+    length = task.window // of.ratio
+    room = windows * length + task.answer_length  # every query meets every slot, filled or not
+
+    def decoder(length: int) -> BlockFlops:
+        return block_flops(model, "attention", length, room - length)
+
+    encoder = of.blocks * sum(block_flops(model, "attention", task.window))
+    pooled = d * (of.ratio if of.pooling == "concat" else 1)
+    adapter = 2 * length * d * (pooled + d)
+    blocks, last = len(model.pattern), decoder(length)
+    reading = blocks * sum(last) - last.read - last.out  # of the last block keys and values alone
+    return windows * (encoder + adapter + reading) + blocks * sum(decoder(task.answer_length))
 
 
 def _frozen_flops(config: RunConfig, passes: int) -> int:

@@ -56,12 +56,14 @@ def programs(model: ModelConfig, loop: SleepConfig, window: int) -> Programs:
 
     Raises:
       UserError: the cache is neither evicted nor slid, or slid where gradient steps write, or the
-        window is empty.
+        window is empty, or windows become latents, of which a stream has ever more.
     """
     loop.validate()
     require(loop.cache != "keep", "sleep.cache", loop.cache, "evict, slide")
     fits = loop.cache == "evict" or not model.written_by_gradient
     require(fits, "sleep.cache", loop.cache, "'evict' with prime_mlp in model.pattern")
+    allowed = "0 in a session, whose memory is constant"
+    require(not model.has_latents, "model.latents.blocks", model.latents.blocks, allowed)
     require(window >= 1, "window", window, ">= 1")
     slide = loop.cache == "slide"
 

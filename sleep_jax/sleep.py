@@ -35,6 +35,8 @@ class Model(NamedTuple):
     `blocks` are `prelude`, `core` and `coda` one after the other; the passes of sleep repeat the
     core, and mostly it is all there is. `evict(state)` is what is left of the state when a window
     is over. `prime_mlp`: gradient steps write the fast weights, not passes; None where passes do.
+    `compress(tokens)` are the latents of a window, which the blocks read in its place (LCLM,
+    model/latents.py); None where the window itself is read.
     """
 
     embed: Callable[[jax.Array], jax.Array]
@@ -45,6 +47,7 @@ class Model(NamedTuple):
     unembed: Callable[[jax.Array], jax.Array]
     evict: Callable[[State], State]
     prime_mlp: PrimeMLPConfig | None = None
+    compress: Callable[[jax.Array], jax.Array] | None = None
 
 
 def bind(config: ModelConfig, params: Parameters) -> Model:
@@ -58,20 +61,35 @@ def bind(config: ModelConfig, params: Parameters) -> Model:
         core=functools.partial(blocks, start=first, stop=end),
         coda=functools.partial(blocks, start=end),
         unembed=functools.partial(decoder.unembed, config, params),
-        evict=functools.partial(decoder.evict, config),
+        # What latents have left in the cache stays.
+        evict=(lambda state: state)
+        if config.has_latents
+        else functools.partial(decoder.evict, config),
         prime_mlp=config.prime_mlp if config.written_by_gradient else None,
+        compress=functools.partial(decoder.compress, config, params)
+        if config.has_latents
+        else None,
     )
 
 
 def initial_state(
-    model: ModelConfig, loop: SleepConfig, batch: int, windows: tuple[int, int]
+    model: ModelConfig,
+    loop: SleepConfig,
+    batch: int,
+    windows: tuple[int, int],
+    counts: tuple[int, int] = (0, 1),
 ) -> State:
-    """The state before the first token: fast weights of zeros, and under "slide" an empty cache.
+    """The state before the first token: fast weights of zeros, and where one is kept an empty cache.
 
     Args:
       windows: tokens of a context window, L, and of a prediction window.
+      counts: how many there will be of each; latents, which nothing evicts, want room for all.
     """
     fast = decoder.initial_fast_weights(model, batch)
+    if model.has_latents:
+        (length, answer), (contexts, predictions) = windows, counts
+        room = contexts * (length // model.latents.ratio) + predictions * answer
+        return decoder.with_cache(model, fast, batch, span=room, kept=0, room=room)
     if loop.cache != "slide":
         return fast
     span = windows[0]
@@ -81,12 +99,17 @@ def initial_state(
 def end_window(model: Model, tokens: jax.Array, state: State, config: SleepConfig) -> State:
     """What happens when a context window is full: its content is written, and its cache dropped.
 
-    By N passes over it, or, in a model with prime MLPs, by N gradient steps on it.
+    By N passes over it, or, in a model with prime MLPs, by N gradient steps on it; or nothing is
+    written, and its latents take its place in the cache.
 
     Args:
       tokens: `[B, L]` int32, the window.
       state: in which the window began.
     """
+    if model.compress is not None:
+        parts = (model.compress, model.blocks)
+        compress, blocks = map(jax.checkpoint, parts) if config.remat == "pass" else parts
+        return blocks(compress(tokens), state)[1]
     h = model.embed(tokens)
     if model.prime_mlp is None:
         return sleep(model, h, state, config)

@@ -100,7 +100,7 @@ def test_the_smoke_preset_and_what_it_refuses(tmp_path):
     refused = ends(*other)
     assert (
         refused.returncode == 2
-        and "allowed: 0, or EXP=rollout_ladder, cost_of_depth, cost_of_depth_depo, ttt_e2e"
+        and "allowed: 0, or EXP=rollout_ladder, cost_of_depth, cost_of_depth_depo, ttt_e2e, lclm"
         in refused.stderr
     )
 

@@ -4,6 +4,7 @@ from experiments.report import (
     claims_cost,
     claims_depth,
     claims_depth_cost,
+    claims_latents,
     claims_restored,
     claims_rule110,
     claims_seeded,
@@ -19,6 +20,7 @@ _MODULES = (
     claims_strings,
     claims_depth,
     claims_cost,
+    claims_latents,
     claims_restored,
     claims_seeded,
 )

@@ -20,7 +20,14 @@ from experiments.report.needed import (
     taken,
 )
 from experiments.report.summary import Row, check_scores, group_rows, mean
-from experiments.report.words import PLAIN, TRAINED_ON, rule_name, scientific, series_name
+from experiments.report.words import (
+    PLAIN,
+    TRAINED_ON,
+    in_order,
+    rule_name,
+    scientific,
+    series_name,
+)
 
 _KEY = ("update_rule", "match", "regime", "passes")
 _SAME = ("budget_flops", "parameters", "blocks", "target_accuracy")
@@ -41,6 +48,7 @@ HEADER = (
 _OPPOSITE = str.maketrans("<>", "><")
 _SAME_BUDGET = 0.05  # matched runs end at a whole step, and have whole blocks
 _USUAL_RULE = "gated_delta"
+LATENTS, NOTHING = "latents", "none"  # in the place of a rule
 
 
 class Task(NamedTuple):
@@ -187,7 +195,7 @@ def _order(group: DepthCost) -> tuple[Any, ...]:
         group["depth"],
         group["size"],
         group["update_rule"],
-        group["regime"],
+        in_order(group["regime"]),
         0 if group["match"] in ON_TOKENS else list(TRAINED_ON).index(group["match"]),
         group["passes"],
     )
@@ -219,17 +227,18 @@ def compared(summary: Iterable[DepthCost]) -> list[list[DepthCost]]:
 def _may_be_compared(one: DepthCost, other: DepthCost) -> bool:
     """Whether setting, depth and budget are the same."""
     same = setting(one) == setting(other) and one["depth"] == other["depth"]
-    return same and _same_budget(one, other)
+    return same and same_budget(one, other)
 
 
-def _same_budget(one: DepthCost, other: DepthCost) -> bool:
+def same_budget(one: DepthCost, other: DepthCost) -> bool:
+    """Whether both could spend the same FLOPs."""
     return abs(other["budget_flops"] / one["budget_flops"] - 1) <= _SAME_BUDGET
 
 
 def same_but_for_rule(one: DepthCost, other: DepthCost) -> bool:
     """Whether the two differ in what writes the fast weights, and in nothing else."""
     keys = ("passes", "depth", "regime", "size", "blocks", "target_accuracy")
-    return all(one[key] == other[key] for key in keys) and _same_budget(one, other)
+    return all(one[key] == other[key] for key in keys) and same_budget(one, other)
 
 
 def setting(group: DepthCost) -> tuple[str, str, str]:
@@ -238,7 +247,14 @@ def setting(group: DepthCost) -> tuple[str, str, str]:
 
 
 def name(group: DepthCost) -> str:
-    """`N = 1`, what else it spent FLOPs on, and how it departs from the usual."""
+    """`N = 1`, what else it spent FLOPs on, and how it departs from the usual.
+
+    Latents have no passes to name, but how many tokens each stands for; a transformer its cache.
+    """
+    if group["update_rule"] == LATENTS:
+        return group["regime"]
+    if group["update_rule"] == NOTHING:
+        return ", ".join(["full cache"] + [group["regime"]] * (group["regime"] != PLAIN))
     usual = f"N = {group['passes']}" if group["match"] == "flops" else series_name(group)
     rule, regime = group["update_rule"], group["regime"]
     departs = [rule_name(rule)] * (rule != _USUAL_RULE) + [regime] * (regime != PLAIN)

@@ -7,8 +7,9 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from experiments.report.depth_cost import ON_TOKENS, DepthCost, Task, name
+from experiments.report.depth_cost import LATENTS, ON_TOKENS, DepthCost, Task, name
 from experiments.report.style import MARKERS, STYLE, colours, save
+from experiments.report.words import in_order
 
 _WIDTH = 7.0  # inches, both columns
 
@@ -16,7 +17,7 @@ _BEYOND = 4.0  # times the points, that an axis goes on for the ends of interval
 
 
 def draw(task: Task, results: dict[str, Any], path: Path) -> None:
-    """FLOPs and tokens to the target over depth, a colour an N, every seed and the mean."""
+    """FLOPs and tokens to the target over depth, a colour a `_kind`, every seed and the mean."""
     summary: list[DepthCost] = results["summary"]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(_WIDTH, 2.7))
@@ -41,9 +42,9 @@ def _panel(axis: Axes, summary: Sequence[DepthCost], key: str) -> None:
         low = max(min(counts + ends), min(counts) / _BEYOND)
         high = min(max(counts + ends), max(counts) * _BEYOND)
         axis.set_ylim(low / 1.3, high * 1.3)
-    colour = colours(group["passes"] for group in summary)
-    series = sorted({(g["match"] not in ON_TOKENS, g["passes"], name(g)) for g in summary})
-    for place, (deeper, passes, label) in enumerate(series):
+    colour = colours(map(_kind, summary))
+    series = sorted({(g["match"] not in ON_TOKENS, _kind(g), name(g)) for g in summary})
+    for place, (deeper, kind, label) in enumerate(series):
         here = [group for group in summary if name(group) == label]
         shift = 0.08 * (place - (len(series) - 1) / 2)
         x = [group["depth"] + shift for group in here]
@@ -51,17 +52,23 @@ def _panel(axis: Axes, summary: Sequence[DepthCost], key: str) -> None:
         marker = MARKERS[place % len(MARKERS)]
         style = f"{marker}{':' if deeper else '-'}"
         solved = [i for i, group in enumerate(here) if all(group["reached"])]
-        looks: Any = {"color": colour[passes], "markersize": 4}
+        looks: Any = {"color": colour[kind], "markersize": 4}
         axis.plot(x, means, style, label=label, markevery=solved, **looks)
         for at, mean, group in zip(x, means, here, strict=True):
             ends = group[f"needed_{key}"]["ci95"]
             if ends:
-                axis.plot([at, at], ends, color=colour[passes], linewidth=1)
+                axis.plot([at, at], ends, color=colour[kind], linewidth=1)
             if not all(group["reached"]):
                 axis.plot(at, mean, "^", **looks)
             for count, reached in zip(group[key], group["reached"], strict=True):
                 mark: Any = {"marker": "o" if reached else "^", "markersize": 2.5, "alpha": 0.5}
-                axis.plot(at, count, color=colour[passes], **mark)
+                axis.plot(at, count, color=colour[kind], **mark)
+
+
+def _kind(group: DepthCost) -> tuple[Any, ...]:
+    """What has a colour of its own: an N, or how many tokens a latent stands for."""
+    rule, regime = group["update_rule"], group["regime"]
+    return (1, *in_order(regime)) if rule == LATENTS else (0, group["passes"])
 
 
 def _caption(summary: Sequence[DepthCost]) -> str:

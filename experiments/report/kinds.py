@@ -18,6 +18,7 @@ from experiments.report import (
     figures,
     generic,
     ladder,
+    latents,
     needed,
     published,
     regimes,
@@ -179,6 +180,8 @@ KINDS = {
     "cost_of_depth_depo": _cost_of_depth(DEPO, depth_cost.DEPO),
     "qk_restore": QK_RESTORE,
     "knowledge_seeding": KNOWLEDGE_SEEDING,
+    "lclm": COST_OF_DEPTH._replace(conclude=latents.conclude),
+    "lclm_depo": _cost_of_depth(DEPO, depth_cost.DEPO)._replace(conclude=latents.conclude),
     "ttt_e2e": _cost_of_depth(DEPO, depth_cost.DEPO)._replace(conclude=writers.conclude),
 }
 

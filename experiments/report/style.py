@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.report.groups import Interval
+
+Kind = TypeVar("Kind", int, tuple[Any, ...])
 
 # Okabe and Ito's palette, in the order in which N takes it.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
@@ -43,9 +45,9 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def colours(passes: Iterable[int]) -> dict[int, str]:
-    """A colour for each N, by ascending N."""
-    return {n: COLOURS[i % len(COLOURS)] for i, n in enumerate(sorted(set(passes)))}
+def colours(kinds: Iterable[Kind]) -> dict[Kind, str]:
+    """A colour for each N, or whatever else has one, in ascending order."""
+    return {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(sorted(set(kinds)))}
 
 
 def mark(x: Sequence[float]) -> dict[str, Any]:

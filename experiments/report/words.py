@@ -1,5 +1,6 @@
 """How settings and scores are called in tables and figures."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ _MODELS = {
     "hybrid": "hybrid",
     "transformer_evicted": "transformer, evicted cache",
     "transformer_full_cache": "transformer, full cache",
+    "lclm": "LCLM",
 }
 _WRITERS = {"prime_mlp": "gradient steps"}
 
@@ -40,6 +42,11 @@ def series_name(group: Mapping[str, Any]) -> str:
     """A hybrid among hybrids, e.g. `N = 4` or `N = 1, more blocks`."""
     spent = SPENT_ON.get(group["match"])
     return f"N = {group['passes']}" + (f", {spent}" if spent else "")
+
+
+def in_order(text: str) -> list[Any]:
+    """Sorts by the numbers in a text as by numbers: "4 tokens" before "12 tokens"."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
 def quote(score: Interval) -> str:

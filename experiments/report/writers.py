@@ -20,11 +20,12 @@ def _beside(summary: Sequence[DepthCost]) -> list[str]:
         for i, one in enumerate(groups)
         for other in groups[i + 1 :]
         if one["update_rule"] != other["update_rule"] and depth_cost.same_but_for_rule(one, other)
-        for sentence in _sentences(one, other)
+        for sentence in sentences(one, other)
     ]
 
 
-def _sentences(one: DepthCost, other: DepthCost) -> list[str]:
+def sentences(one: DepthCost, other: DepthCost) -> list[str]:
+    """What the one takes beside the other, at their depth and at the easier ones on the way."""
     names = name(one), name(other)
     return [_sentence(one, other, f"At {one['at']} {names[0]}", names[1])] + [
         _sentence(easy, its, f"At {easy['at']}, on the way, {names[0]}", names[1])

@@ -97,6 +97,27 @@ class PrimeMLPConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LatentsConfig:
+    """What turns a window into latents (LCLM, arXiv 2606.09659): model/latents.py.
+
+    Attributes:
+      blocks: attention blocks of the encoder; 0: there is none, and windows become no latents.
+      ratio: n, tokens that a latent stands for.
+      pooling: of n outputs of the encoder, "mean" or "concat".
+    """
+
+    blocks: int = 0
+    ratio: int = 4
+    pooling: str = "mean"
+
+    def validate(self) -> None:
+        require(self.blocks >= 0, "model.latents.blocks", self.blocks, ">= 0 (0: no latents)")
+        require(self.ratio >= 1, "model.latents.ratio", self.ratio, ">= 1")
+        known = ("mean", "concat")
+        require(self.pooling in known, "model.latents.pooling", self.pooling, ", ".join(known))
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Pre-norm decoder; `pattern` names the mixer of each block, first block first."""
 
@@ -118,6 +139,12 @@ class ModelConfig:
     attention: AttentionConfig = AttentionConfig()
     gated_delta_net: GatedDeltaNetConfig = GatedDeltaNetConfig()
     prime_mlp: PrimeMLPConfig = PrimeMLPConfig()
+    latents: LatentsConfig = LatentsConfig()
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether an encoder turns windows into latents; blocks then write no fast weights."""
+        return self.latents.blocks > 0
 
     @property
     def has_fast_weights(self) -> bool:
@@ -161,6 +188,10 @@ class ModelConfig:
         self.attention.validate()
         self.gated_delta_net.validate()
         self.prime_mlp.validate()
+        self.latents.validate()
+        alone = set(self.pattern) == {"attention"} or not self.has_latents
+        allowed = "attention alone with model.latents.blocks > 0"
+        require(alone, "model.pattern", ",".join(self.pattern), allowed)
 
     def _validate_looped(self) -> None:
         """Raises UserError where there is no such part, or repeating it would write nothing."""

@@ -20,22 +20,24 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.errors import UserError
-from sleep_jax.model.attention import Attention, KeyValues
+from sleep_jax.model.attention import KeyValues
+from sleep_jax.model.block import Block, BlockState, activation_dtype, block_name
 from sleep_jax.model.config import ModelConfig
-from sleep_jax.model.gated_delta_net import GatedDeltaNet, GatedDeltaNetState, convolved
-from sleep_jax.model.layers import RMSNorm, SwiGLU, parameter
-from sleep_jax.model.prime_mlp import Displacement, PrimeMLP, initial_displacement
+from sleep_jax.model.gated_delta_net import GatedDeltaNetState, convolved
+from sleep_jax.model.latents import Encoder
+from sleep_jax.model.layers import RMSNorm, parameter
+from sleep_jax.model.prime_mlp import initial_displacement
 
 Parameters = Any  # nested dict of float32 arrays
 FastWeights = dict[str, Any]  # an array, or a Displacement, by block name
-BlockState = jax.Array | Displacement | GatedDeltaNetState | KeyValues
 State = dict[str, Any]  # a BlockState by block name
 
 
 class Decoder(nn.Module):
     """Pre-norm residual blocks between an embedding and an unembedding; no biases.
 
-    As a whole it is only initialised; a pass goes through it block by block, in `blocks` below.
+    Where windows become latents the encoder that makes them is a part of it. As a whole it is only
+    initialised; a pass goes through it block by block, in `blocks` below.
     """
 
     config: ModelConfig
@@ -52,6 +54,7 @@ class Decoder(nn.Module):
         self.layers = [
             Block(c, mixer, name=block_name(i, mixer)) for i, mixer in enumerate(c.pattern)
         ]
+        self.encoder = Encoder(c) if c.has_latents else None
         self.final_norm = RMSNorm(c.norm_eps)
         if not c.tied_embeddings:
             self.unembedding = parameter(
@@ -65,6 +68,10 @@ class Decoder(nn.Module):
     def embed(self, tokens: jax.Array) -> jax.Array:
         return self.embedding[tokens].astype(activation_dtype(self.config))
 
+    def compress(self, tokens: jax.Array) -> jax.Array:
+        assert self.encoder is not None, "the model has no latents"
+        return self.encoder(tokens)
+
     def unembed(self, h: jax.Array) -> jax.Array:
         h = self.final_norm(h)
         dtype = jnp.promote_types(h.dtype, jnp.float32)
@@ -72,53 +79,10 @@ class Decoder(nn.Module):
         return jnp.matmul(h, matrix.astype(h.dtype), preferred_element_type=dtype)
 
     def __call__(self, tokens: jax.Array, state: State) -> jax.Array:
-        h = self.embed(tokens)
+        h = self.compress(tokens) if self.encoder else self.embed(tokens)
         for i, mixer in enumerate(self.config.pattern):
             h, _ = self.layers[i](h, state.get(block_name(i, mixer)))
         return self.unembed(h)
-
-
-class Block(nn.Module):
-    """Mixer and SwiGLU, each behind an RMSNorm and added to the stream.
-
-    Fast weights that were inserted into a trained stack come without the SwiGLU, and add nothing to
-    the stream until their output projection has left zero (arXiv 2605.26099, for Ouro).
-    """
-
-    config: ModelConfig
-    mixer: str
-
-    @nn.compact
-    def __call__(
-        self, h: jax.Array, state: BlockState | None
-    ) -> tuple[jax.Array, BlockState | None]:
-        c = self.config
-        x = RMSNorm(c.norm_eps, name="mixer_norm")(h)
-        if self.mixer == "attention":
-            assert state is None or isinstance(state, KeyValues)
-            y, state = Attention(c.attention, c.norm_eps, name="mixer")(x, state)
-        elif self.mixer == "prime_mlp":
-            assert isinstance(state, dict), "fast weights are missing"
-            y, state = PrimeMLP(c.prime_mlp, name="mixer")(x, state)
-        else:
-            assert isinstance(state, jax.Array | GatedDeltaNetState), "fast weights are missing"
-            init = nn.initializers.zeros if c.inserted else nn.initializers.lecun_normal()
-            y, state = GatedDeltaNet(c.gated_delta_net, c.norm_eps, init, name="mixer")(x, state)
-        h = h + y
-        if self.mixer == "gated_delta_net" and c.inserted:
-            return h, state
-        x = RMSNorm(c.norm_eps, name="mlp_norm")(h)
-        return h + SwiGLU(c.mlp_hidden, name="mlp")(x), state
-
-
-def block_name(index: int, mixer: str) -> str:
-    """Name of a block in the parameter tree, e.g. `block_01_gated_delta_net`."""
-    return f"block_{index:02d}_{mixer}"
-
-
-def activation_dtype(config: ModelConfig) -> jnp.dtype:
-    """Dtype of the residual stream. "auto" must have been resolved for a device before."""
-    return jnp.dtype(config.activation_dtype)
 
 
 def initial_fast_weights(config: ModelConfig, batch: int) -> FastWeights:
@@ -202,6 +166,11 @@ def shard(config: ModelConfig, shards: int) -> ModelConfig:
             f"--tensor={shards} is not possible with prime_mlp in model.pattern, whose gradient "
             "steps want all of a sequence's fast weights on one device; allowed: --tensor=1"
         )
+    if shards > 1 and config.has_latents:
+        raise UserError(
+            f"--tensor={shards} is not possible with latents (model.latents.blocks="
+            f"{config.latents.blocks}), whose adapter is on one device; allowed: --tensor=1"
+        )
     split = {"model.mlp_hidden": config.mlp_hidden}
     if "attention" in config.pattern:
         split["model.attention.kv_heads"] = attention.kv_heads
@@ -250,13 +219,18 @@ def _abstract(config: ModelConfig) -> Any:
 def _init_boxed(config: ModelConfig, key: jax.Array) -> Any:
     # Parameters do not depend on the activations' dtype, which "auto" leaves open until a run.
     config = dataclasses.replace(config, activation_dtype="float32")
-    tokens = jnp.zeros((1, 1), jnp.int32)
+    tokens = jnp.zeros((1, config.latents.ratio if config.has_latents else 1), jnp.int32)
     return Decoder(config).init(key, tokens, initial_fast_weights(config, 1))
 
 
 def embed(config: ModelConfig, params: Parameters, tokens: jax.Array) -> jax.Array:
     """`tokens [B, L] int32 -> h [B, L, D]`."""
     return _apply(config, params, "embed", tokens)
+
+
+def compress(config: ModelConfig, params: Parameters, tokens: jax.Array) -> jax.Array:
+    """`tokens [B, L] int32 -> latents [B, L / n, D]`, in the place of embedded tokens."""
+    return _apply(config, params, "compress", tokens)
 
 
 def blocks(

@@ -76,7 +76,8 @@ def predict(model: ModelConfig, loop: SleepConfig, params: Any, batch: Batch) ->
     bound = sleep.bind(model, params)
     context, tokens = batch["context"], batch["tokens"]
     windows = (context.shape[-1], tokens.shape[-1])
-    state = sleep.initial_state(model, loop, context.shape[0], windows)
+    counts = (context.shape[1], tokens.shape[1])
+    state = sleep.initial_state(model, loop, context.shape[0], windows, counts)
     if loop.cache == "keep":
         rows, windows, length = tokens.shape
         whole = jnp.concatenate([context.reshape(rows, -1), tokens.reshape(rows, -1)], axis=1)

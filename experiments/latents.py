@@ -1,0 +1,66 @@
+"""What the comparisons of latents with fast weights share: the flag, and the runs they add.
+
+Two ways to keep of a window what will be asked for when its own cache is gone: N passes of blocks
+that write into fast weights of a fixed size (arXiv 2605.26099), or an encoder that makes of every n
+of its tokens one latent, which a transformer reads in their place and whose keys and values stay
+(LCLM, arXiv 2606.09659). Fast weights hold all windows in one matrix; latents have a place each.
+"""
+
+from collections.abc import Callable, Mapping
+
+from absl import flags
+
+from experiments import cells, cli, until_learned
+from experiments.cells import Cell
+from experiments.presets import Preset
+from sleep_jax.config import RunConfig
+from sleep_jax.flops import training_flops
+
+_RATIOS = flags.DEFINE_list(
+    "ratios",
+    None,
+    "n, tokens that a latent stands for, comma-separated; default: 2, 4 and the whole window, of "
+    "these the divisors of the window. Empty for no latents.",
+)
+
+# Fields that the cells of `beside_passes` set, and the flag that says so.
+SWEPT = dict.fromkeys(("model.latents.ratio", "model.latents.blocks"), _RATIOS.name)
+Planned = Callable[[Mapping[int, RunConfig], Preset], list[Cell]]
+
+
+def beside_passes(rate: float) -> Planned:
+    """The cells of `until_learned`, and for each depth and n latents that may spend as much.
+
+    Encoder and decoder have half of the hybrid's blocks each, so as many parameters as it has.
+    Beside them the transformer that keeps its whole cache, at the headline depth.
+
+    Args:
+      rate: Muon's, for both, where --set gives none for all.
+    """
+
+    def planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
+        own = rate if preset.matched_rates else None
+        found = until_learned.planned(at, preset)
+        for depth, seeds in preset.depths.items():
+            base = cells.at_rate(at[depth], own)
+            dear = cells.hybrid(base, max(preset.passes), 0).config
+            added = [cells.lclm(base, n, s) for n in _ratios(base.task.window) for s in seeds]
+            if depth == next(iter(preset.depths)):
+                added += [cells.transformer(base, "keep", s) for s in preset.full_cache_seeds]
+            found += [_with_the_flops_of(dear, cell) for cell in added]
+        return found
+
+    return planned
+
+
+def _ratios(window: int) -> tuple[int, ...]:
+    if _RATIOS.value is not None:
+        return cli.parse_numbers(_RATIOS.name, _RATIOS.value, 1, "whole numbers n")
+    return tuple(n for n in sorted({2, 4, window}) if window % n == 0)
+
+
+def _with_the_flops_of(dear: RunConfig, cell: Cell) -> Cell:
+    """The cell with the FLOPs and the steps of warm-up of another run."""
+    config = cells.with_flops(cell.config, training_flops(dear))
+    config = until_learned.warming_up(config, dear.optimizer.warmup_fraction * dear.steps)
+    return Cell(cell.model, cells.EQUAL_FLOPS[cells.TOKENS], config)
