@@ -93,6 +93,7 @@ def regime(config: RunConfig) -> str:
         f"passes hand on {carried.replace('_', ' ')} alone" if carried else "",
         config.task.departure,
         "attention sink" if config.model.attention.sink else "",
+        "fast weights turned at windows' ends" if _turns(config) else "",
         _latents(config),
         f"from {begun}" if (begun := _begun_with(config)) else "",
     ]
@@ -110,10 +111,17 @@ def _regime_name(config: RunConfig) -> str:
     carried = _carried_alone(config)
     name += f"-carry-{carried.replace('_', '-')}" if carried else ""
     name += "-sink" * config.model.attention.sink
+    name += "-turned" * _turns(config)
     if config.model.has_latents:
         latents = config.model.latents
         name += f"-per{latents.ratio}" + "-concat" * (latents.pooling == "concat")
     return f"{name}-warm" if config.train.warm_start else name
+
+
+def _turns(config: RunConfig) -> bool:
+    """Whether windows have places in the fast weights."""
+    model = config.model
+    return "gated_delta_net" in model.pattern and model.gated_delta_net.window_theta > 0
 
 
 def _latents(config: RunConfig) -> str:

@@ -79,7 +79,7 @@ def initial_state(
     windows: tuple[int, int],
     counts: tuple[int, int] = (0, 1),
 ) -> State:
-    """The state before the first token: fast weights of zeros, and where one is kept an empty cache.
+    """The state before the first token: fast weights of zeros; an empty cache where one is kept.
 
     Args:
       windows: tokens of a context window, L, and of a prediction window.

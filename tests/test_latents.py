@@ -1,4 +1,4 @@
-"""`EXP=lclm` and `lclm_depo`: plans, all of it at its smallest, and their report on made-up rows."""
+"""`EXP=lclm`: its plan, all of it at its smallest, and its report on made-up rows."""
 
 import dataclasses
 import json

@@ -79,7 +79,8 @@ def test_pooling_and_adapter_against_numpy(pooling):
     model = dataclasses.replace(MODEL, latents=LatentsConfig(1, RATIO, pooling))
     params = params_of(model)["encoder"]["adapter"]
     h = np.random.default_rng(0).normal(size=(BATCH, L, model.d_model)).astype(np.float32)
-    got = Adapter(model).apply({"params": params}, pooled(jnp.asarray(h), RATIO, pooling))
+    z = pooled(jnp.asarray(h), RATIO, pooling)
+    got = np.asarray(Adapter(model).apply({"params": params}, z))
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     for row in range(BATCH):
         for group in range(L // RATIO):
@@ -106,7 +107,7 @@ def test_a_latent_knows_its_window_up_to_its_last_token(batch):
 
 
 def test_what_crosses_a_window_are_keys_and_values_of_latents(batch):
-    """As many slots as there will be latents and answers, and nothing of the window's own tokens."""
+    """As many slots as there will be latents and answers, and no token of the window itself."""
     bound = sleep.bind(MODEL, params_of(MODEL))
     state = sleep.initial_state(MODEL, LOOP, BATCH, (L, A), (WINDOWS, 1))
     state = jax.jit(lambda x: sleep.read(bound, x, state, LOOP))(batch["context"])

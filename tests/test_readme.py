@@ -17,6 +17,7 @@ PAGES = (
     "rollout_ladder.md",
     "second_pass.md",
     "depo.md",
+    "lclm.md",
     "qk_restore.md",
     "knowledge_seeding.md",
 )
@@ -25,6 +26,7 @@ NOTES = (
     "NOTES_cost_of_depth.md",
     "NOTES_depo.md",
     "NOTES_ladder.md",
+    "NOTES_lclm.md",
     "NOTES_qk_restore.md",
     "NOTES_knowledge_seeding.md",
     "NOTES_second_pass.md",
@@ -260,7 +262,8 @@ def test_narrow():
 def test_links_lead_somewhere():
     kernels = (ROOT / "pallas_kernels" / name for name in ("README.md", "NOTES.md"))
     ours = (ROOT / name for name in ("README.md", "BUILD_NOTES.md", "experiments/README.md"))
-    pages = (*ours, *kernels)
+    models = (ROOT / "sleep_jax" / name for name in ("README.md", "NOTES.md", "NOTES_meshes.md"))
+    pages = (*ours, *models, *kernels)
     for page in (*pages, *(COMMITTED / name for name in (*PAGES, *NOTES))):
         for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
             if "://" in link:

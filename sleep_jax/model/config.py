@@ -46,7 +46,12 @@ class AttentionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GatedDeltaNetConfig:
-    """Gated DeltaNet (arXiv 2412.06464) and its relatives: rule, heads, sizes of fast weights."""
+    """Gated DeltaNet (arXiv 2412.06464) and its relatives: rule, heads, sizes of fast weights.
+
+    `window_theta`: at the end of every window the fast weights are turned on the side of the keys
+    by one position of RoPE with this base, so that queries and keys meet by how many windows lie
+    between them, and windows have places. It has no parameters. 0: off, as in the papers.
+    """
 
     key_heads: int = 2
     value_heads: int = 2
@@ -57,11 +62,17 @@ class GatedDeltaNetConfig:
     # Of "jet": hidden units that make the convolution's kernels; Jet-Nemotron has an eighth of the
     # value features. It is the same on every shard of a mesh, so it is no share here.
     generator_hidden: int = 8
+    window_theta: float = 0.0
 
     def validate(self) -> None:
         for name in ("key_heads", "key_dim", "value_dim", "conv_width", "generator_hidden"):
             value = getattr(self, name)
             require(value >= 1, f"model.gated_delta_net.{name}", value, ">= 1")
+        turns, even = self.window_theta != 0, self.key_dim % 2 == 0
+        name = "model.gated_delta_net.window_theta"
+        require(self.window_theta >= 0, name, self.window_theta, ">= 0 (0: off)")
+        allowed = "even with model.gated_delta_net.window_theta (RoPE turns pairs)"
+        require(not turns or even, "model.gated_delta_net.key_dim", self.key_dim, allowed)
         rule = self.update_rule
         known = ", ".join(UPDATE_RULES)
         require(rule in UPDATE_RULES, "model.gated_delta_net.update_rule", rule, known)

@@ -23,7 +23,7 @@ from sleep_jax.errors import UserError
 from sleep_jax.model.attention import KeyValues
 from sleep_jax.model.block import Block, BlockState, activation_dtype, block_name
 from sleep_jax.model.config import ModelConfig
-from sleep_jax.model.gated_delta_net import GatedDeltaNetState, convolved
+from sleep_jax.model.gated_delta_net import GatedDeltaNetState, convolved, turned
 from sleep_jax.model.latents import Encoder
 from sleep_jax.model.layers import RMSNorm, parameter
 from sleep_jax.model.prime_mlp import initial_displacement
@@ -131,12 +131,22 @@ def with_cache(
 
 
 def evict(config: ModelConfig, state: State) -> State:
-    """Ends a window: of a cache, only what the next token can attend to is left."""
-    theta = config.attention.rope_theta
-    return {
-        name: block.newest(block.span - 1, theta) if isinstance(block, KeyValues) else block
-        for name, block in state.items()
-    }
+    """Ends a window: of a cache, only what the next token can attend to is left.
+
+    Fast weights stay as they are, or are turned on by one window (`window_theta`).
+    """
+    theta, turn = config.attention.rope_theta, config.gated_delta_net.window_theta
+
+    def ended(block: BlockState) -> BlockState:
+        if isinstance(block, KeyValues):
+            return block.newest(block.span - 1, theta)
+        if not turn:
+            return block
+        if isinstance(block, GatedDeltaNetState):
+            return block.replace(fast=turned(block.fast, turn))
+        return turned(block, turn) if isinstance(block, jax.Array) else block
+
+    return {name: ended(block) for name, block in state.items()}
 
 
 def next_pass(before: State, after: State) -> State:

@@ -22,7 +22,7 @@ from flax import struct
 
 from pallas_kernels import gated_delta_rule
 from sleep_jax.model.config import GatedDeltaNetConfig
-from sleep_jax.model.layers import Initializer, Linear, normalise_rms, parameter
+from sleep_jax.model.layers import Initializer, Linear, normalise_rms, parameter, rotate
 
 L2_EPS = 1e-6
 
@@ -225,6 +225,12 @@ class ChannelDecay(nn.Module):
         rate = jax.nn.softplus(_float32(low @ up.astype(low.dtype)) + dt_bias)
         rate = rate.reshape(*low.shape[:-1], self.heads, self.key_dim)
         return -jnp.exp(A_log)[:, None] * rate
+
+
+def turned(fast: jax.Array, theta: float) -> jax.Array:
+    """Fast weights `[B, Hv, Dk, Dv]`, their keys turned by one position of RoPE."""
+    keys_last = fast.swapaxes(2, 3)
+    return rotate(keys_last, theta, jnp.ones(fast.shape[1])).swapaxes(2, 3)
 
 
 def l2_normalise(x: jax.Array) -> jax.Array:

@@ -61,7 +61,6 @@ class Adapter(nn.Module):
 
         z = RMSNorm(self.config.norm_eps, name="norm")(z)
         (z,) = Linear((("up", width, into),), name="in")(z)
-        (z,) = Linear((("down", width, out),), name="out")(
-            nn.gelu(z + bias("in_bias"), approximate=False)
-        )
+        z = nn.gelu(z + bias("in_bias"), approximate=False)
+        (z,) = Linear((("down", width, out),), name="out")(z)
         return z + bias("out_bias")
