@@ -104,7 +104,7 @@ def test_what_cannot_turn_is_refused_and_what_does_is_named():
         ({"window_theta": 9.0, "key_dim": 7}, "model.gated_delta_net.key_dim=7 is not possible"),
     ):
         with pytest.raises(UserError, match=said):
-            GatedDeltaNetConfig(**fields).validate()
+            GatedDeltaNetConfig(**fields).validate()  # type: ignore[arg-type]
     GatedDeltaNetConfig(key_dim=7).validate()
     config = tiny.run_config()
     names = ((tiny.MODEL, "plain", "s0"), (TURNED, "fast weights turned", "-turned"))
