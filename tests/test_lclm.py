@@ -73,6 +73,16 @@ def test_the_decoder_reads_all_latents_and_then_the_prompt(model, batch):
     np.testing.assert_allclose(got[:, 0], want, rtol=1e-4, atol=1e-5)
 
 
+def test_a_prompt_stays_for_the_next_one(batch):
+    """As raw text does between latents: nothing of a kept cache is evicted."""
+    prompts = jnp.stack([batch["tokens"][:, 0], (batch["tokens"][:, 0] + 1) % 3], axis=1)
+    one_by_one = predict(MODEL, LOOP, params_of(MODEL), {**batch, "tokens": prompts})
+    at_once = {**batch, "tokens": prompts.reshape(BATCH, 1, 2 * A)}
+    want = predict(MODEL, LOOP, params_of(MODEL), at_once)[:, 0]
+    got = one_by_one.reshape(BATCH, 2 * A, -1)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "concat"])
 def test_pooling_and_adapter_against_numpy(pooling):
     """Float64, written out: W2 GELU(W1 RMSNorm(z) + b1) + b2 of a group of n."""
@@ -165,6 +175,23 @@ def test_the_cost_against_the_compiler(monkeypatch, pooling):
     for ours, theirs in ((one[0], one[2]), (one[1], one[3])):
         assert 0.95 < ours / theirs < 1.02
     assert 0.95 < (two[0] - one[0]) / (two[2] - one[2]) < 1.02  # a block of the encoder
+
+
+def test_every_query_of_the_decoder_is_charged_every_slot():
+    """By hand, multiply-adds of one window of 9 tokens and one answer of 1: heads 2 x 8, d = 16."""
+    config = run_config()
+    task = dataclasses.replace(config.task, strings=1)
+    assert (task.context_windows, task.answer_length, L // RATIO) == (1, 1, 3)
+    heads, kv, d, mlp = 2 * 8, 1 * 8, 16, 24
+    block = 2 * d * heads + 2 * d * kv + 3 * d * mlp  # a token, without its attention
+    encoder = L * (block + 2 * heads * L)
+    adapter = 3 * 2 * d * d
+    slots = 3 + 1
+    first = 3 * (block + 2 * heads * slots)
+    second = 3 * (d * heads + 2 * d * kv)  # of the last block, up to keys and values
+    answer = 2 * (block + 2 * heads * slots) + d * MODEL.vocab_size
+    want = encoder + adapter + first + second + answer
+    assert flops.forward_flops(dataclasses.replace(config, task=task), 1) == 2 * want
 
 
 @pytest.mark.parametrize(
