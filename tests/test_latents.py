@@ -114,6 +114,15 @@ def test_latents_stand_beside_every_other_way():
     assert "takes 1.51" not in said  # of two kinds of latents beside each other
     lines = {line[1]: line for line in depth_cost.lines(found)}
     assert set(lines) == {"1", "2", *names[2:]}
+    times = dict(zip(lines, (line[7] for line in lines.values()), strict=True))
+    assert times["1"] == "1" and times["12 tokens a latent"].startswith("3.86 [")
+    assert times["full cache"].startswith("0.89 [")
+    alone = depth_cost.summarise(depth_cost.RULE_110, of([2, 2.1, 2.2], 12))
+    assert depth_cost.lines(alone)[0][7] == "not run"
+    marked = of([2, 2.1, 2.2], 12)
+    marked = [{**one, "regime": f"strings marked; {one['regime']}"} for one in marked]
+    other = depth_cost.summarise(depth_cost.RULE_110, [*FAST, *marked])
+    assert [line[7] for line in depth_cost.lines(other)][2] == "not run"
 
 
 def test_what_had_another_budget_is_not_compared():

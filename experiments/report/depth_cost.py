@@ -268,9 +268,26 @@ def lines(summary: Sequence[DepthCost]) -> list[list[str]]:
 
 
 def _one_pass(group: DepthCost, sets: Sequence[Sequence[DepthCost]]) -> DepthCost | None:
-    """N = 1 of its setting and depth that had the same budget, or None."""
+    """N = 1 of its setting and depth that had the same budget, or None.
+
+    Of what has no fast weights it is N = 1 of what has some, all else being the same.
+    """
     ones = (groups[0] for groups in sets if groups[0]["passes"] == 1)
-    return next((one for one in ones if _may_be_compared(one, group)), None)
+    if group["update_rule"] not in (LATENTS, NOTHING):
+        return next((one for one in ones if _may_be_compared(one, group)), None)
+    of_latents = group["update_rule"] == LATENTS
+    otherwise = group["regime"].rpartition("; ")[0] or PLAIN if of_latents else group["regime"]
+    wanted = (otherwise, group["size"], group["depth"])
+    return next(
+        (
+            one
+            for one in ones
+            if one["update_rule"] not in (LATENTS, NOTHING)
+            and (one["regime"], one["size"], one["depth"]) == wanted
+            and same_budget(one, group)
+        ),
+        None,
+    )
 
 
 def _line(group: DepthCost, one: DepthCost | None) -> list[str]:
