@@ -335,8 +335,9 @@ class RunConfig:
             ("curriculum.passes", self.curriculum.passes, ()),
             ("curriculum.drawn_passes", self.curriculum.drawn_passes, ()),
             ("train.evaluate_passes", self.train.evaluate_passes, ()),
+            ("train.pretrained", self.train.pretrained, ""),
         ):
-            words = "empty" if allowed == () else repr(allowed)
+            words = repr(allowed) if allowed else "empty"
             require(value == allowed, field, value, f"{words} with model.latents.blocks > 0")
         ratio, window = self.model.latents.ratio, self.task.window
         allowed = f"a divisor of task.window={window}"
