@@ -19,8 +19,8 @@ from sleep_jax.flops import training_flops
 _RATIOS = flags.DEFINE_list(
     "ratios",
     None,
-    "n, tokens that a latent stands for, comma-separated; default: 2, 4 and the whole window, of "
-    "these the divisors of the window. Empty for no latents.",
+    "n, tokens that a latent stands for, comma-separated; default: the whole window. Empty for no "
+    "latents.",
 )
 
 # Fields that the cells of `beside_passes` set, and the flag that says so.
@@ -56,7 +56,7 @@ def beside_passes(rate: float) -> Planned:
 def _ratios(window: int) -> tuple[int, ...]:
     if _RATIOS.value is not None:
         return cli.parse_numbers(_RATIOS.name, _RATIOS.value, 1, "whole numbers n")
-    return tuple(n for n in sorted({2, 4, window}) if window % n == 0)
+    return (window,)
 
 
 def _with_the_flops_of(dear: RunConfig, cell: Cell) -> Cell:

@@ -16,7 +16,8 @@ SMOKE = ("--preset=smoke", "--jobs=1")
 
 
 @pytest.mark.parametrize(
-    "name, flags, rows", [("depo", [], 5), ("gsm_infinite", ["--baselines="], 3)]
+    "name, flags, rows",
+    [("depo", [], 5), ("gsm_infinite", ["--baselines=", "--passes=2", "--match="], 1)],
 )
 def test_smoke_preset_writes_results_by_depth(tmp_path, name, flags, rows):
     result = run("experiments", name, *SMOKE, *flags, f"--workdir={tmp_path}")

@@ -4,7 +4,16 @@ import pytest
 
 from experiments.report import depth_cost, needed, strings
 from experiments.report.words import scientific
-from tests.test_readme import FOUND, README, RESULTS, committed, flat, section, tables
+from tests.test_readme import (
+    COMMITTED,
+    FOUND,
+    README,
+    RESULTS,
+    committed,
+    flat,
+    section,
+    tables,
+)
 from tests.test_readme_needs import by_seed, quoted
 
 
@@ -220,3 +229,37 @@ def test_four_blocks_that_cannot_know():
     others = f"({' '.join(shares[:3])}; a constant answer: {floor})"
     assert f"the last string ({shares[3]}) and none of the others {others}" in text
     assert one["parameters"] != usual[1]["parameters"]  # attention in place of one Gated DeltaNet
+
+
+TURNED = {(g["depth"], g["passes"]): g for g in committed("cost_of_depth/turned").summary}
+PLACES = section((COMMITTED / "second_pass.md").read_text(), "A place for each window")
+
+
+def test_a_place_for_each_window_has_the_lines_of_its_tables():
+    lines = [line for line in PLACES.splitlines() if line.startswith("| t = ")]
+    tables = [
+        (COMMITTED / "cost_of_depth" / name / "table.md").read_text().splitlines()
+        for name in ("turned", "w24_t4_turned")
+    ]
+    assert len(lines) == 5
+    for line in lines:
+        whole = [full for table in tables for full in table if full.startswith(line.rstrip("| "))]
+        assert len(whole) == 1, line
+
+
+def test_what_a_place_for_each_window_is_worth():
+    plain = {(g["depth"], g["passes"]): g for g in committed("cost_of_depth/deep").summary}
+    assert needed.less(TURNED[4, 1], plain[4, 1])
+    assert not needed.less(plain[4, 2], TURNED[4, 1])
+    assert not needed.less(TURNED[4, 2], TURNED[4, 1])
+    assert max(TURNED[4, 1]["flops"]) < 3.65e12 and min(plain[4, 1]["flops"]) > 5.25e12
+    times = needed.bracketed(needed.ratio(TURNED[4, 1], plain[4, 2]), lambda x: f"{x:.2f}")
+    assert f"{times} times as much, not apart" in flat(PLACES)
+    assert not needed.less(TURNED[3, 1], plain[3, 1])  # "not shown"
+    (lost,) = (row for row in committed("cost_of_depth/turned").rows if not row["reached"])
+    hits = lost["label_accuracy_by_position"].values()
+    said = f"(.{min(hits) * 100:.0f} to .{max(hits) * 100:.0f})"
+    assert f"stands at .{lost['exact_accuracy'] * 100:.0f} when" in flat(PLACES) and said in PLACES
+    for page in (README, (COMMITTED / "README.md").read_text()):
+        for group in (TURNED[4, 1], plain[4, 2]):
+            assert needed.bracketed(group["needed_flops"], needed.trillions) in flat(page)
