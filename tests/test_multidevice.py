@@ -22,7 +22,7 @@ from sleep_jax import distributed, records, trained
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
 from sleep_jax.model import decoder
-from sleep_jax.model.config import PrimeMLPConfig
+from sleep_jax.model.config import LatentsConfig, PrimeMLPConfig
 from sleep_jax.model.decoder import count_parameters
 from sleep_jax.tasks.task import TRAIN
 from sleep_jax.training import evaluation, loop, step, warm_start
@@ -139,12 +139,20 @@ def test_features_that_all_heads_share_get_their_whole_gradient(rule):
     assert_same(run(config, mesh_of((2, 2, 2))), reference(config), 1e-5)
 
 
-def test_gradient_steps_are_those_of_one_device():
-    """Of prime MLPs: a device takes those of its sequences, with W0 gathered."""
-    model = dataclasses.replace(
-        CONFIG.model, pattern=("attention", "prime_mlp"), prime_mlp=PrimeMLPConfig(hidden=8)
+@pytest.mark.parametrize(
+    "fields, passes, named",
+    [
+        ({"pattern": ("attention", "prime_mlp"), "prime_mlp": PrimeMLPConfig(8)}, 2, "prime_mlp"),
+        ({"pattern": ("attention",), "latents": LatentsConfig(1, 7)}, 1, "latents"),
+    ],
+)
+def test_the_gradient_of_other_ways_to_end_a_window_is_that_of_one_device(fields, passes, named):
+    """Gradient steps and latents: a device has those of its sequences, all weights gathered."""
+    loop = dataclasses.replace(CONFIG.sleep, passes=passes)
+    config = dataclasses.replace(
+        CONFIG, model=dataclasses.replace(CONFIG.model, **fields), sleep=loop
     )
-    config = dataclasses.replace(CONFIG, model=model)
+    config.validate()
     program, params = Program.of(config, "cpu"), initial_state(config).params
 
     def gradient_on(mesh):
@@ -156,7 +164,7 @@ def test_gradient_steps_are_those_of_one_device():
     one = distributed.make_mesh(devices=jax.devices()[:1])
     for got, want in zip(gradient_on(mesh_of((2, 4, 1))), gradient_on(one), strict=True):
         assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want)
-    with pytest.raises(UserError, match="--tensor=2 is not possible with prime_mlp"):
+    with pytest.raises(UserError, match=f"--tensor=2 is not possible with {named}"):
         compiled(config, mesh_of((2, 2, 2)))
 
 
