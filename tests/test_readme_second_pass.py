@@ -263,3 +263,14 @@ def test_what_a_place_for_each_window_is_worth():
     for page in (README, (COMMITTED / "README.md").read_text()):
         for group in (TURNED[4, 1], plain[4, 2]):
             assert needed.bracketed(group["needed_flops"], needed.trillions) in flat(page)
+
+
+def test_places_on_the_papers_strings():
+    rows = committed("cost_of_depth/w24_t4_turned").rows
+    without = [row for row in committed("cost_of_depth/w24_t4").rows if row["passes"] == 1]
+    assert sum(row["reached"] for row in rows) == 3 and not any(r["reached"] for r in without)
+    assert [row["seed"] for row in rows] == [row["seed"] for row in without]
+    for row in rows:
+        first, second, _, last = row["label_accuracy_by_position"].values()
+        if not row["reached"]:
+            assert (f"{first:.2f}", f"{second:.2f}") == ("0.51", "0.54") and last > 0.99
