@@ -17,7 +17,7 @@ from experiments.report.departures import setting_in_words
 from experiments.report.depth_cost import DepthCost, compared
 from experiments.report.needed import less, quote, trillions
 from experiments.report.sources import Source
-from experiments.report.style import MARKERS, STYLE, colours, save
+from experiments.report.style import MARKERS, STYLE, colours, save, title
 from experiments.report.tables import markdown_table
 
 # In the order of the lines.
@@ -210,7 +210,7 @@ def draw(found: Sequence[Line], path: Path) -> None:
             first = first or axis
             axis.tick_params(labelleft=place.columns.start == 0)
             name, size, *departs = task.split(", ")
-            axis.set_title("\n".join([f"{name}, {size}", *departs, f"{blocks} blocks"]))
+            axis.set_title(title(f"{name}, {size}", *departs, f"{blocks} blocks"))
             _panel(axis, panel, looks)
         figure.supylabel("training FLOPs to the target", fontsize=7)
         handles = [Line2D([], [], linewidth=0.8, label=f"N = {n}", **looks[n]) for n in looks]

@@ -18,7 +18,7 @@ from experiments.report.departures import setting_in_words
 from experiments.report.depth_cost import DepthCost, compared
 from experiments.report.needed import less, quote, trillions
 from experiments.report.sources import Source
-from experiments.report.style import MARKERS, STYLE, colours, save
+from experiments.report.style import MARKERS, STYLE, colours, save, title
 from experiments.report.summary import Row
 from experiments.report.tables import markdown_table
 
@@ -212,7 +212,7 @@ def draw(found: Sequence[Line], path: Path) -> None:
             axis.set_axis_off()
         for axis, ((task, blocks), panel) in zip(axes.flat, shown.items(), strict=False):
             _, width, *departs = task.replace("; ", ", ").split(", ")
-            axis.set_title("\n".join([width, *departs, f"{blocks} blocks"]))
+            axis.set_title(title(width, *departs, f"{blocks} blocks"))
             _panel(axis, panel, looks)
         figure.supylabel("training FLOPs", fontsize=7)
         handles = [Line2D([], [], label=f"N = {n}", **looks[n]) for n in looks]

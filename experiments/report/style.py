@@ -1,6 +1,7 @@
 """The look of all figures: sizes of a paper, colour-blind safe, the floor always drawn."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ FLOOR = {"color": GREY, "linestyle": (0, (4, 2)), "linewidth": 0.9}
 MATCHED_STYLES = {"flops": (0, (2.5, 1.2)), "flops_blocks": (0, (1, 1)), "flops_width": "-."}
 COLUMN = 3.5  # inches
 DPI = 200
+_TITLE = 22  # letters
 STYLE: dict[Any, Any] = {
     "font.size": 7,
     "axes.labelsize": 7,
@@ -48,6 +50,11 @@ STYLE: dict[Any, Any] = {
 def colours(kinds: Iterable[Kind]) -> dict[Kind, str]:
     """A colour for each N, or whatever else has one, in ascending order."""
     return {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(sorted(set(kinds)))}
+
+
+def title(*parts: str) -> str:
+    """A part a line, and those that are wider than a narrow panel on several."""
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, _TITLE))
 
 
 def mark(x: Sequence[float]) -> dict[str, Any]:
