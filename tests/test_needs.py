@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report import needs
+from experiments.report import needs, style
 from tests.test_cost_of_depth import took
 from tests.test_report_claims import source
 
@@ -119,3 +119,8 @@ def test_panels_go_on_in_a_row_of_their_own_where_one_is_full():
     assert [place.row for place in places] == [0, 0, 0, 1, 2, 2]
     assert [place.columns.start for place in places] == [0, 6, 11, 0, 0, 10]
     assert places[-1].columns.stop == 11 and places[2].columns.stop == needs._SHARES
+
+
+def test_titles_are_no_wider_than_a_narrow_panel():
+    parts = ("W = 12", "fast weights turned at windows' ends")
+    assert style.title(*parts) == "W = 12\nfast weights turned at\nwindows' ends"
