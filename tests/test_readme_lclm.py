@@ -55,3 +55,14 @@ def test_the_front_page_says_the_same():
     (row,) = re.findall(r"^\| `lclm` .*$", README, flags=re.MULTILINE)
     times = needed.bracketed(needed.ratio(LATENTS, TWO), lambda value: f"{value:.2f}")
     assert times.replace("0.", ".") in row
+
+
+def test_the_preset_as_it_comes():
+    rows = [row for row in committed("lclm/as_it_comes").rows if row["seed"] == 10]
+    took = {(row["model"], row["passes"]): row["train_flops"] for row in rows if row["reached"]}
+    full, latents, two, one = (
+        took[key] / 1e12
+        for key in (("transformer_full_cache", 1), ("lclm", 1), ("hybrid", 2), ("hybrid", 1))
+    )
+    said = f"has it at {full:.2f}e12, seed 10, where latents take {latents:.2f}, two passes"
+    assert f"{said} {two:.1f} and one {one:.1f}." in TEXT
