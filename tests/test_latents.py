@@ -137,9 +137,9 @@ def test_what_had_another_budget_is_not_compared():
 
 
 def test_every_kind_of_latents_has_a_colour_of_its_own(tmp_path):
-    _, found = said_of(FAST, of([2, 2.1, 2.2], 12), of([3, 3.1, 3.2], 4))
+    _, found = said_of(FAST, of([2, 2.1, 2.2], 12), of([3, 3.1, 3.2], 4), full([9, 9.1, 9.2]))
     kinds = [depth_cost_figure._kind(group) for group in found]
-    assert len(set(kinds)) == 4 and kinds == sorted(kinds)
+    assert len(set(kinds)) == 5 and kinds == sorted(kinds)
     results = {"summary": found}
     depth_cost_figure.draw(depth_cost.RULE_110, results, tmp_path / "x.png")
 

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from experiments.report.depth_cost import LATENTS, ON_TOKENS, DepthCost, Task, name
+from experiments.report.depth_cost import LATENTS, NOTHING, ON_TOKENS, DepthCost, Task, name
 from experiments.report.style import MARKERS, STYLE, colours, save
 from experiments.report.words import in_order
 
@@ -66,8 +66,10 @@ def _panel(axis: Axes, summary: Sequence[DepthCost], key: str) -> None:
 
 
 def _kind(group: DepthCost) -> tuple[Any, ...]:
-    """What has a colour of its own: an N, or how many tokens a latent stands for."""
+    """What has a colour of its own: an N, how many tokens a latent stands for, a kept cache."""
     rule, regime = group["update_rule"], group["regime"]
+    if rule == NOTHING:
+        return (2,)
     return (1, *in_order(regime)) if rule == LATENTS else (0, group["passes"])
 
 
