@@ -8,7 +8,6 @@ from experiments.report.latents import beside_others
 from experiments.report.needed import less, quote
 from experiments.report.sources import Source
 from experiments.report.verdicts import Claim, Finding, Verdict, not_run
-from experiments.report.words import in_order
 
 _EXPERIMENTS = ("lclm", "lclm_depo")
 _HOW = "EXP=lclm or lclm_depo"
@@ -34,11 +33,8 @@ def coarser_take_more(source: Source) -> Finding:
     for group in _tested(source):
         if group["update_rule"] == LATENTS:
             by_depth.setdefault(group["depth"], []).append(group)
-    ends = [
-        (groups[0], groups[-1])
-        for groups in (sorted(at, key=_tokens) for at in by_depth.values())
-        if len(groups) > 1
-    ]
+    # A summary has the fewest tokens first.
+    ends = [(groups[0], groups[-1]) for groups in by_depth.values() if len(groups) > 1]
     if not ends:
         return not_run("latents of few and of many tokens at one depth, three seeds each")
     holds = all(less(*pair) for pair in ends)
@@ -47,10 +43,6 @@ def coarser_take_more(source: Source) -> Finding:
 
 def _tested(source: Source) -> list[DepthCost]:
     return [group for group in source.summary if len(group["seeds"]) >= _FEWEST]
-
-
-def _tokens(group: DepthCost) -> list[int | str]:
-    return in_order(group["regime"])
 
 
 def _finding(source: Source, holds: bool, groups: Sequence[DepthCost]) -> Finding:
