@@ -46,7 +46,7 @@ def test_latents_are_as_many_blocks_and_about_as_many_parameters():
     with flagsaver.flagsaver(rollout_steps=["4", "3"]):
         deeper = binary.select(lclm.EXPERIMENT, lclm.cpu())
     full = [c for c in binary.plan(lclm.EXPERIMENT, deeper) if c.model == cells.FULL_CACHE]
-    assert [c.config.task.rollout_steps for c in full] == [4]  # the headline alone
+    assert [c.config.task.setting()["rollout_steps"] for c in full] == [4]  # the headline alone
     with flagsaver.flagsaver(ratios=["3"]):
         asked = binary.plan(lclm.EXPERIMENT, lclm.cpu())
     assert {c.config.model.latents.ratio for c in asked if c.model == cells.LCLM} == {3}
