@@ -6,11 +6,14 @@ of its tokens one latent, which a transformer reads in their place and whose key
 (LCLM, arXiv 2606.09659). Fast weights hold all windows in one matrix; latents have a place each.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 
 from experiments import cells, cli, until_learned
+from experiments.binary import Experiment
 from experiments.cells import Cell
 from experiments.presets import Preset
 from sleep_jax.config import RunConfig
@@ -23,34 +26,34 @@ _RATIOS = flags.DEFINE_list(
     "latents.",
 )
 
-# Fields that the cells of `beside_passes` set, and the flag that says so.
-SWEPT = dict.fromkeys(("model.latents.ratio", "model.latents.blocks"), _RATIOS.name)
-Planned = Callable[[Mapping[int, RunConfig], Preset], list[Cell]]
+# Muon's, where --set gives none for all. Of latents on Rule 110 (validation split, one seed,
+# results/NOTES_lclm.md) the best of three with one block each, with two 1e-2 was the better; on
+# Depo it was not chosen.
+RATE = 5e-3
 
 
-def beside_passes(rate: float) -> Planned:
+def comparison(base: Experiment, name: str, presets: Any) -> Experiment:
+    """The experiment that puts latents beside the passes of `base`, whose runs end when learned."""
+    swept = dict.fromkeys(("model.latents.ratio", "model.latents.blocks"), _RATIOS.name)
+    return dataclasses.replace(base, name=name, presets=presets, swept=swept, planned=_planned)
+
+
+def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
     """The cells of `until_learned`, and for each depth and n latents that may spend as much.
 
     Encoder and decoder have half of the hybrid's blocks each, so as many parameters as it has.
     Beside them the transformer that keeps its whole cache, at the headline depth.
-
-    Args:
-      rate: Muon's, for both, where --set gives none for all.
     """
-
-    def planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
-        own = rate if preset.matched_rates else None
-        found = until_learned.planned(at, preset)
-        for depth, seeds in preset.depths.items():
-            base = cells.at_rate(at[depth], own)
-            dear = cells.hybrid(base, max(preset.passes), 0).config
-            added = [cells.lclm(base, n, s) for n in _ratios(base.task.window) for s in seeds]
-            if depth == next(iter(preset.depths)):
-                added += [cells.transformer(base, "keep", s) for s in preset.full_cache_seeds]
-            found += [_with_the_flops_of(dear, cell) for cell in added]
-        return found
-
-    return planned
+    own = RATE if preset.matched_rates else None
+    found = until_learned.planned(at, preset)
+    for depth, seeds in preset.depths.items():
+        base = cells.at_rate(at[depth], own)
+        dear = cells.hybrid(base, max(preset.passes), 0).config
+        added = [cells.lclm(base, n, s) for n in _ratios(base.task.window) for s in seeds]
+        if depth == next(iter(preset.depths)):
+            added += [cells.transformer(base, "keep", s) for s in preset.full_cache_seeds]
+        found += [_with_the_flops_of(dear, cell) for cell in added]
+    return found
 
 
 def _ratios(window: int) -> tuple[int, ...]:

@@ -13,10 +13,6 @@ import sys
 from experiments import binary, cli, cost_of_depth, latents
 from experiments.presets import Preset
 
-# Muon's, for all. For fast weights as in cost_of_depth; of latents (validation split, one seed,
-# results/NOTES_lclm.md) the best of three with one block each; with two 1e-2 was the better.
-_RATE = 5e-3
-
 
 def cpu() -> Preset:
     """`make experiment EXP=lclm`: two blocks, t = 3, a latent for each window, two seeds.
@@ -41,7 +37,7 @@ def _beside_two_passes(preset: Preset) -> Preset:
         preset,
         passes=(1, 2),
         depths={3: (10, 11)},
-        matched_rates={1: _RATE, 2: _RATE},
+        matched_rates=dict.fromkeys((1, 2), latents.RATE),
         full_cache_seeds=(10,),
     )
 
@@ -51,12 +47,10 @@ def smoke() -> Preset:
     return cost_of_depth.smoke()
 
 
-EXPERIMENT = dataclasses.replace(
+EXPERIMENT = latents.comparison(
     cost_of_depth.EXPERIMENT,
     name="lclm",
     presets={"cpu": cpu, "four_blocks": four_blocks, "smoke": smoke},
-    swept=latents.SWEPT,
-    planned=latents.beside_passes(_RATE),
 )
 
 

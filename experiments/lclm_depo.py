@@ -13,8 +13,6 @@ import sys
 from experiments import binary, cli, cost_of_depth_depo, latents
 from experiments.presets import Preset
 
-_RATE = 5e-3  # Muon's, as in experiments/lclm.py; not chosen for this task
-
 
 def cpu() -> Preset:
     """`make experiment EXP=lclm_depo`: cycles of up to 6 nodes, 2 hops, one seed.
@@ -32,12 +30,8 @@ def smoke() -> Preset:
     return cost_of_depth_depo.smoke()
 
 
-EXPERIMENT = dataclasses.replace(
-    cost_of_depth_depo.EXPERIMENT,
-    name="lclm_depo",
-    presets={"cpu": cpu, "smoke": smoke},
-    swept=latents.SWEPT,
-    planned=latents.beside_passes(_RATE),
+EXPERIMENT = latents.comparison(
+    cost_of_depth_depo.EXPERIMENT, name="lclm_depo", presets={"cpu": cpu, "smoke": smoke}
 )
 
 

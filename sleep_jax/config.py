@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from sleep_jax.model.config import ModelConfig, require
@@ -313,15 +314,14 @@ class RunConfig:
         """Raises UserError where gradient steps cannot take the place of passes."""
         if not self.model.written_by_gradient:
             return
-        for field, value, allowed in (
+        needed = (
             ("sleep.cache", self.sleep.cache, "evict"),
             ("sleep.backward_passes", self.sleep.backward_passes, 0),
             ("sleep.carry", self.sleep.carry, "all"),
             ("train.halting_thresholds", self.train.halting_thresholds, ()),
             ("optimizer.trained", self.optimizer.trained, "all"),
-        ):
-            words = "empty" if allowed == () else repr(allowed)
-            require(value == allowed, field, value, f"{words} with prime_mlp in model.pattern")
+        )
+        _require_all(needed, "prime_mlp in model.pattern")
         allowed = "windows of 2 tokens or more with prime_mlp in model.pattern, to predict one"
         require(self.task.window >= 2, "task.window", self.task.window, allowed)
 
@@ -329,16 +329,15 @@ class RunConfig:
         """Raises UserError where there would be passes, or a group of tokens cut in two."""
         if not self.model.has_latents:
             return
-        for field, value, allowed in (
+        needed = (
             ("sleep.cache", self.sleep.cache, "evict"),
             ("sleep.passes", self.sleep.passes, 1),
             ("curriculum.passes", self.curriculum.passes, ()),
             ("curriculum.drawn_passes", self.curriculum.drawn_passes, ()),
             ("train.evaluate_passes", self.train.evaluate_passes, ()),
             ("train.pretrained", self.train.pretrained, ""),
-        ):
-            words = repr(allowed) if allowed else "empty"
-            require(value == allowed, field, value, f"{words} with model.latents.blocks > 0")
+        )
+        _require_all(needed, "model.latents.blocks > 0")
         ratio, window = self.model.latents.ratio, self.task.window
         allowed = f"a divisor of task.window={window}"
         require(window % ratio == 0, "model.latents.ratio", ratio, allowed)
@@ -356,6 +355,13 @@ class RunConfig:
     def steps(self) -> int:
         """Optimizer updates that the token budget pays for."""
         return self.train.tokens // self.tokens_per_step
+
+
+def _require_all(needed: Iterable[tuple[str, Any, Any]], where: str) -> None:
+    """Raises UserError for the first (field, value, what alone is allowed `where` that is so)."""
+    for field, value, allowed in needed:
+        words = "empty" if allowed in ((), "") else repr(allowed)
+        require(value == allowed, field, value, f"{words} with {where}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

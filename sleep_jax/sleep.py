@@ -61,10 +61,7 @@ def bind(config: ModelConfig, params: Parameters) -> Model:
         core=functools.partial(blocks, start=first, stop=end),
         coda=functools.partial(blocks, start=end),
         unembed=functools.partial(decoder.unembed, config, params),
-        # What latents have left in the cache stays.
-        evict=(lambda state: state)
-        if config.has_latents
-        else functools.partial(decoder.evict, config),
+        evict=functools.partial(decoder.evict, config),
         prime_mlp=config.prime_mlp if config.written_by_gradient else None,
         compress=functools.partial(decoder.compress, config, params)
         if config.has_latents

@@ -133,8 +133,11 @@ def with_cache(
 def evict(config: ModelConfig, state: State) -> State:
     """Ends a window: of a cache, only what the next token can attend to is left.
 
-    Fast weights stay as they are, or are turned on by one window (`window_theta`).
+    Fast weights stay as they are, or are turned on by one window (`window_theta`); of a cache of
+    latents nothing goes.
     """
+    if config.has_latents:
+        return state
     theta, turn = config.attention.rope_theta, config.gated_delta_net.window_theta
 
     def ended(block: BlockState) -> BlockState:
