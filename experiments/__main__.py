@@ -21,6 +21,7 @@ SWEPT = (
     "ttt_e2e",
     "lclm",
     "lclm_depo",
+    "dash_attention",
     "qk_restore",
     "knowledge_seeding",
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
 from sleep_jax.flops import training_flops, training_flops_per_step
-from sleep_jax.model.config import ModelConfig
+from sleep_jax.model.config import ModelConfig, RoutingConfig
 
 HYBRID, EVICTED, FULL_CACHE = "hybrid", "transformer_evicted", "transformer_full_cache"
 LCLM = "lclm"  # a transformer that keeps latents of its windows (model/latents.py)
@@ -95,6 +95,7 @@ def regime(config: RunConfig) -> str:
         "attention sink" if config.model.attention.sink else "",
         "fast weights turned at windows' ends" if _turns(config) else "",
         _latents(config),
+        _routing(config),
         f"from {begun}" if (begun := _begun_with(config)) else "",
     ]
     return "; ".join(filter(None, words)) or "plain"
@@ -115,6 +116,9 @@ def _regime_name(config: RunConfig) -> str:
     if config.model.has_latents:
         latents = config.model.latents
         name += f"-per{latents.ratio}" + "-concat" * (latents.pooling == "concat")
+    if config.model.is_routed:
+        words = re.sub(r"[^a-z0-9+.]+", "-", _routing(config).removeprefix("chunks of "))
+        name += f"-chunks{words}"
     return f"{name}-warm" if config.train.warm_start else name
 
 
@@ -131,6 +135,23 @@ def _latents(config: RunConfig) -> str:
     latents = config.model.latents
     tokens = f"{latents.ratio} token{'s' * (latents.ratio > 1)}"
     return f"{tokens} a latent" + ", concatenated" * (latents.pooling == "concat")
+
+
+def _routing(config: RunConfig) -> str:
+    """Which chunks attention reads, where it reads chosen ones, and what teaches it to choose."""
+    if not config.model.is_routed:
+        return ""
+    routing = config.model.attention.routing
+    chunks = f"chunks of {routing.chunk}"
+    if routing.select == "top_k":
+        return f"{chunks}, best {routing.top_k}"
+    taught = {
+        "scaled": f"sigma {routing.sigma:g}",
+        "straight_through": "straight through",
+        "none": "untaught",
+    }[routing.prior]
+    gamma = f", gamma {routing.gamma:g}" * (routing.gamma != 1)
+    return f"{chunks} by entmax, {taught}{gamma}"
 
 
 def _begun_with(config: RunConfig) -> str:
@@ -302,6 +323,14 @@ def transformer(base: RunConfig, cache: str, seed: int) -> Cell:
         train=dataclasses.replace(config.train, evaluate_passes=(), halting_thresholds=()),
     )
     return Cell(EVICTED if cache == "evict" else FULL_CACHE, EQUAL_TOKENS, config)
+
+
+def routed(base: RunConfig, routing: RoutingConfig, seed: int) -> Cell:
+    """The transformer that keeps its cache, of which a query reads the chunks it is routed to."""
+    full = transformer(base, "keep", seed)
+    attention = dataclasses.replace(full.config.model.attention, routing=routing)
+    model = dataclasses.replace(full.config.model, attention=attention)
+    return dataclasses.replace(full, config=dataclasses.replace(full.config, model=model))
 
 
 def _one_pass(base: RunConfig, seed: int) -> RunConfig:

@@ -66,6 +66,7 @@ class OptimizerConfig:
     muon_momentum: float = 0.95
     adamw_b1: float = 0.9
     adamw_b2: float = 0.98
+    adamw_eps: float = 1e-8
     weight_decay: float = 0.0
     warmup_fraction: float = 0.05
     decay_fraction: float = 0.3
@@ -74,7 +75,7 @@ class OptimizerConfig:
 
     def validate(self) -> None:
         require(self.trained in TRAINED, "optimizer.trained", self.trained, ", ".join(TRAINED))
-        for name in ("muon_learning_rate", "adamw_learning_rate", "clip_norm"):
+        for name in ("muon_learning_rate", "adamw_learning_rate", "adamw_eps", "clip_norm"):
             require(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "> 0")
         for name in ("muon_momentum", "adamw_b1", "adamw_b2"):
             value = getattr(self, name)
@@ -257,6 +258,7 @@ class RunConfig:
         self._validate_pretrained()
         self._validate_prime_mlp()
         self._validate_latents()
+        self._validate_routing()
         vocabulary = self.model.vocab_size
         needed = self.task.vocab_size
         require(vocabulary >= needed, "model.vocab_size", vocabulary, f">= {needed} for this task")
@@ -341,6 +343,19 @@ class RunConfig:
         ratio, window = self.model.latents.ratio, self.task.window
         allowed = f"a divisor of task.window={window}"
         require(window % ratio == 0, "model.latents.ratio", ratio, allowed)
+
+    def _validate_routing(self) -> None:
+        """Raises UserError where there is no cache to choose from, or no chunk before another."""
+        if not self.model.is_routed:
+            return
+        needed = (
+            ("sleep.cache", self.sleep.cache, "keep"),
+            ("train.pretrained", self.train.pretrained, ""),
+        )
+        _require_all(needed, "model.attention.routing.chunk > 0")
+        chunk, length = self.model.attention.routing.chunk, self.sequence_length
+        allowed = f"1 to {length - 1}, less than the sequence"
+        require(chunk < length, "model.attention.routing.chunk", chunk, allowed)
 
     @property
     def sequence_length(self) -> int:

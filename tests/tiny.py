@@ -56,12 +56,13 @@ def run_config(passes: int = 2, steps: int = 12, **train: object) -> RunConfig:
     )
 
 
-def float64_attention(q, k, v, is_causal):
+def float64_attention(q, k, v, bias=0.0, mask=None, is_causal=False):
     """`jax.nn.dot_product_attention` without its float32 softmax, which would drown differences."""
-    assert is_causal
+    assert is_causal == (mask is None)
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     logits = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
-    logits = jnp.where(jnp.tril(jnp.ones(logits.shape[-2:], bool)), logits, -jnp.inf)
+    seen = jnp.tri(*logits.shape[-2:], dtype=bool) if mask is None else mask
+    logits = jnp.where(seen, logits + bias, -jnp.inf)
     return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(logits, -1), v)
 
 

@@ -6,6 +6,7 @@ from experiments.report import (
     claims_depth_cost,
     claims_latents,
     claims_restored,
+    claims_routed,
     claims_rule110,
     claims_seeded,
     claims_stop,
@@ -21,6 +22,7 @@ _MODULES = (
     claims_depth,
     claims_cost,
     claims_latents,
+    claims_routed,
     claims_restored,
     claims_seeded,
 )

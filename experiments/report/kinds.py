@@ -23,6 +23,7 @@ from experiments.report import (
     published,
     regimes,
     restored,
+    routed,
     rule110,
     rules,
     seeded,
@@ -166,6 +167,16 @@ KNOWLEDGE_SEEDING = GENERIC._replace(
     drawings={"seeded.png": seeded.draw},
     reads=True,
 )
+DASH_ATTENTION = GENERIC._replace(
+    summarise=routed.summarise,
+    conclude=routed.conclude,
+    header=lambda summary: routed.HEADER,
+    lines=routed.lines,
+    also=routed.read_otherwise,
+    floor="the chance of a guess among the values",
+    drawings={"routed.png": routed.draw},
+    reads=True,
+)
 KINDS = {
     "cellular_automata": RULE_110,
     "depo": DEPO,
@@ -178,6 +189,7 @@ KINDS = {
     "rollout_ladder": ROLLOUT_LADDER,
     "cost_of_depth": COST_OF_DEPTH,
     "cost_of_depth_depo": _cost_of_depth(DEPO, depth_cost.DEPO),
+    "dash_attention": DASH_ATTENTION,
     "qk_restore": QK_RESTORE,
     "knowledge_seeding": KNOWLEDGE_SEEDING,
     "lclm": COST_OF_DEPTH._replace(conclude=latents.conclude),

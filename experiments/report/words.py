@@ -9,6 +9,7 @@ from experiments.report.groups import SPENT_ON, Interval
 TRAINED_ON = {"tokens": "equal tokens"} | {
     match: f"equal compute, {spent}" for match, spent in SPENT_ON.items()
 }
+AS_TRAINED = "as trained"  # of a reading: nothing changed
 PLAIN = "plain"  # the regime of one depth and one N throughout
 _MODELS = {
     "hybrid": "hybrid",

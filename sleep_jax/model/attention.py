@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from sleep_jax.model import routing
 from sleep_jax.model.config import AttentionConfig
-from sleep_jax.model.layers import Linear, RMSNorm, rotate
+from sleep_jax.model.layers import Linear, RMSNorm, parameter, rotate
 
 
 class KeyValues(struct.PyTreeNode):
@@ -71,6 +72,9 @@ class Attention(nn.Module):
 
     Without a cache, positions start at 0 and nothing is kept: hard eviction is the absence of an
     argument, not a mask. Softmax and its logits are float32.
+
+    With `config.routing` a query reads chosen chunks alone; which, is sown into the collection
+    "routing" as `chunks`, bool `[B, Hkv, L, C]`.
     """
 
     config: AttentionConfig
@@ -97,11 +101,19 @@ class Attention(nn.Module):
             k = RMSNorm(self.norm_eps, "head", name="key_norm")(k)
         if cache is None:
             q, k = rotate(q, c.rope_theta), rotate(k, c.rope_theta)
-            if c.sink:
+            if c.routing.chunk:
+                size = c.kv_heads * c.head_dim
+                zeros = nn.initializers.zeros
+                query = parameter(self, "chunk_query", zeros, ("heads",), (size,))
+                query = query.reshape(c.kv_heads, c.head_dim)
+                y, chunks = routing.attend(q, k, v, query, c.routing)
+                self.sow("routing", "chunks", chunks)
+            elif c.sink:
                 y = _with_sink(q, k, v, jnp.tri(x.shape[1], dtype=bool))
             else:
                 y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         else:
+            assert not c.routing.chunk, "routing wants the whole sequence in one window"
             positions = cache.end + jnp.arange(x.shape[1])
             q, k = (rotate(y, c.rope_theta, positions) for y in (q, k))
             cache = cache.written(k, v)

@@ -17,6 +17,43 @@ def require(condition: bool, field: str, value: object, allowed: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class RoutingConfig:
+    """What queries read of a kept cache (DashAttention, arXiv 2605.18753; model/routing.py).
+
+    Attributes:
+      chunk: b, tokens of a chunk; 0: all that came before is read.
+      select: "entmax", as many chunks as 1.5-entmax gives a weight, or "top_k".
+      top_k: chunks that "top_k" reads, beside the query's own.
+      gamma: what logits of chunks are multiplied with; the larger, the fewer chunks of "entmax".
+      prior: what a chunk's weight w adds to the logits of its tokens, and so what teaches the
+        routing: "scaled", (log w - mean log w) / sigma; "straight_through", nothing, with the
+        gradient of log w; "none", nothing, and nothing teaches it.
+      sigma: of "scaled"; the paper has 1e6 and 1e8.
+    """
+
+    chunk: int = 0
+    select: str = "entmax"
+    top_k: int = 2
+    gamma: float = 1.0
+    prior: str = "scaled"
+    sigma: float = 1e6
+
+    def validate(self) -> None:
+        at = "model.attention.routing"
+        require(self.chunk >= 0, f"{at}.chunk", self.chunk, ">= 0 (0: off)")
+        known = ("entmax", "top_k")
+        require(self.select in known, f"{at}.select", self.select, ", ".join(known))
+        require(self.top_k >= 1, f"{at}.top_k", self.top_k, ">= 1")
+        priors = ("scaled", "straight_through", "none")
+        require(self.prior in priors, f"{at}.prior", self.prior, ", ".join(priors))
+        for name in ("gamma", "sigma"):
+            require(getattr(self, name) > 0, f"{at}.{name}", getattr(self, name), "> 0")
+        chosen = self.chunk > 0 and self.select == "top_k"
+        allowed = "'none' with model.attention.routing.select='top_k', which has no weights"
+        require(not chosen or self.prior == "none", f"{at}.prior", self.prior, allowed)
+
+
+@dataclasses.dataclass(frozen=True)
 class AttentionConfig:
     """Softmax attention.
 
@@ -30,6 +67,7 @@ class AttentionConfig:
     qk_norm: bool = False
     rope_theta: float = 10_000.0
     sink: bool = False
+    routing: RoutingConfig = RoutingConfig()
 
     def validate(self) -> None:
         require(self.heads >= 1, "model.attention.heads", self.heads, ">= 1")
@@ -42,6 +80,10 @@ class AttentionConfig:
         even = self.head_dim >= 2 and self.head_dim % 2 == 0
         require(even, "model.attention.head_dim", self.head_dim, "even, >= 2 (RoPE turns pairs)")
         require(self.rope_theta > 0, "model.attention.rope_theta", self.rope_theta, "> 0")
+        self.routing.validate()
+        routed = self.routing.chunk > 0
+        allowed = "false with model.attention.routing.chunk > 0"
+        require(not (routed and self.sink), "model.attention.sink", self.sink, allowed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +193,11 @@ class ModelConfig:
     gated_delta_net: GatedDeltaNetConfig = GatedDeltaNetConfig()
     prime_mlp: PrimeMLPConfig = PrimeMLPConfig()
     latents: LatentsConfig = LatentsConfig()
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether attention reads chosen chunks of its cache alone."""
+        return self.attention.routing.chunk > 0 and "attention" in self.pattern
 
     @property
     def has_latents(self) -> bool:

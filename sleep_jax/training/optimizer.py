@@ -112,6 +112,7 @@ def optimizer(config: OptimizerConfig, shardings: Any = None) -> optax.GradientT
         config.adamw_learning_rate,
         b1=config.adamw_b1,
         b2=config.adamw_b2,
+        eps=config.adamw_eps,
         weight_decay=config.weight_decay,
         nesterov=False,
     )

@@ -1,0 +1,262 @@
+"""What is lost if attention reads few chunks of its cache, and what teaches it which?
+
+    python -m experiments.dash_attention --preset=cpu [--pairs=16] [--chunk=4] [--passes=1,2]
+        [--arms=full,dash,untaught] [--seeds=0,1] [--workdir=DIR] [--dry_run]
+
+DashAttention (arXiv 2605.18753) at the size of a laptop, beside sleep: recall of pairs
+(sleep_jax/tasks/recall.py) by a transformer that keeps its whole cache, by the same one whose
+queries are routed to chunks of it, and by hybrids that keep no cache but fast weights. All learn
+from scratch. Each transformer is then read at other settings of what it reads, without training:
+routed ones with other gammas or numbers of chunks, the one that reads everything with both.
+"""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from experiments import binary, cells, cli, presets, until_learned
+from experiments.cells import Cell
+from experiments.presets import Preset
+from experiments.recall_pairs import PAIRS
+from experiments.report import files
+from experiments.report.words import AS_TRAINED
+from sleep_jax.config import RunConfig
+from sleep_jax.model.config import AttentionConfig, RoutingConfig
+from sleep_jax.tasks.recall import RecallConfig
+
+if TYPE_CHECKING:
+    from sleep_jax.tasks.task import Batch
+    from sleep_jax.trained import Trained
+
+log = logging.getLogger("sleep_jax")
+
+# What teaches which chunks to read; "full" reads all.
+ARMS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "dash": {"prior": "scaled", "sigma": 1e6},
+    "sigma_1": {"prior": "scaled", "sigma": 1.0},
+    "straight_through": {"prior": "straight_through"},
+    "untaught": {"prior": "none"},
+    "top_k": {"select": "top_k", "prior": "none"},
+}
+_ARMS = flags.DEFINE_list("arms", list(ARMS), f"Transformers: some of {', '.join(ARMS)}, or none.")
+_CHUNK = flags.DEFINE_integer("chunk", 4, "b, tokens of a chunk.", lower_bound=1)
+GAMMAS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+TOPS = (1, 2, 4, 8)
+
+
+def cpu() -> Preset:
+    """`make experiment EXP=dash_attention`: 16 pairs, 64 tokens, 24 thousand parameters."""
+    task = RecallConfig(pairs=16, keys=32, questions=16, window=16)
+    train = {"batch_size": 32, "tokens": 3_200_000, "accumulate": 2, "evaluations": 24}
+    preset = presets.on_task(presets.cpu(), task, {task.pairs: (0,)}, **train)
+    preset = until_learned.at_rate(preset, muon_learning_rate=5e-3)
+    model = dataclasses.replace(
+        preset.config.model,
+        pattern=("attention", "gated_delta_net"),
+        d_model=32,
+        mlp_hidden=64,
+        attention=AttentionConfig(head_dim=16),
+    )
+    return dataclasses.replace(
+        _beside_sleep(dataclasses.replace(preset, config=_adam(preset.config, model))),
+        passes=(1, 2),
+        flops_per_second=6e9,
+        basis="6 GFLOP/s a core at this size, measured on an Intel Xeon beside other work",
+    )
+
+
+def _adam(config: RunConfig, model: Any) -> RunConfig:
+    # At sigma = 1e6 gradients of the routing are a millionth of the others: below Adam's usual eps.
+    optimizer = dataclasses.replace(config.optimizer, adamw_eps=1e-12, decay_fraction=0.0)
+    return dataclasses.replace(config, model=model, optimizer=optimizer)
+
+
+def smoke() -> Preset:
+    """Every part of the real thing, too short to learn. Used by the tests."""
+    task = RecallConfig(pairs=8, keys=10, values=4, questions=4, window=8)
+    preset = presets.shrink(presets.cpu(), task)
+    return _beside_sleep(dataclasses.replace(preset, depths={task.pairs: (0,)}))
+
+
+def _beside_sleep(preset: Preset) -> Preset:
+    none = {"evicted_seeds": (), "full_cache_seeds": ()}
+    return dataclasses.replace(preset, match=("tokens",), **none)  # type: ignore[arg-type]
+
+
+def _every_pair_once(config: RunConfig) -> RunConfig:
+    """With another P twice as many keys, and a question about every pair."""
+    task = config.task
+    assert isinstance(task, RecallConfig)
+    changed = dataclasses.replace(task, keys=2 * task.pairs, questions=task.pairs)
+    model = config.model
+    if model.vocab_size == task.vocab_size:
+        model = dataclasses.replace(model, vocab_size=changed.vocab_size)
+    return dataclasses.replace(config, task=changed, model=model)
+
+
+def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
+    """Transformers by arm, hybrids by N, and smaller N with the FLOPs of the largest."""
+    arms = cli.parse_names(_ARMS.name, _ARMS.value, tuple(ARMS)) if _ARMS.value else ()
+    found = []
+    for pairs, seeds in preset.depths.items():
+        base = at[pairs]
+        for arm in arms:
+            if arm == "full":
+                found += [cells.transformer(base, "keep", seed) for seed in seeds]
+            else:
+                routing = RoutingConfig(_CHUNK.value, **ARMS[arm])
+                found += [cells.routed(base, routing, seed) for seed in seeds]
+        found += [cells.hybrid(base, passes, seed) for passes in preset.passes for seed in seeds]
+        found += cells.all_matched(base, preset.passes, preset.match, seeds, preset.matched_rates)
+    return found
+
+
+def _read(planned: Sequence[Cell], directory: Path) -> None:
+    """Writes readings.json beside the row of every run that has none."""
+    from sleep_jax import records
+
+    for cell in planned:
+        path = directory / "cells" / cell.name / files.READINGS
+        if not path.exists():
+            log.info("reading %s", cell.name)
+            found = {"readings": readings(path.parent), "state_bytes": state_bytes(cell.config)}
+            records.write_json(path, found)
+
+
+def state_bytes(config: RunConfig) -> int:
+    """What one sequence has kept of its context in float32 when the questions come."""
+    import jax
+
+    from sleep_jax.model import decoder
+
+    model = dataclasses.replace(config.model, activation_dtype="float32")
+    length = config.task.context_windows * config.task.window
+    keeps = config.sleep.cache == "keep"
+
+    def state() -> Any:
+        fast = decoder.initial_fast_weights(model, 1)
+        if not keeps:
+            return fast
+        cache = decoder.with_cache(model, fast, 1, span=length, kept=0, room=length)
+        return [(block.keys, block.values) for block in cache.values()]
+
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(state)))
+
+
+def readings(run: Path) -> list[dict[str, Any]]:
+    """What a run scores as it was trained, and reading more or less; and how much that is.
+
+    Of transformers with chunks, `share` is the mean share of earlier tokens that a question reads,
+    over blocks and heads, `share_by_block` by block, and `found` the share of questions of which
+    some head of some block reads the pair.
+    """
+    from sleep_jax import trained
+    from sleep_jax.training.evaluation import evaluation_sequences
+
+    model = trained.load(run)
+    sequences = evaluation_sequences(model.config, model.config.train.evaluation_sequences)
+    found = []
+    for name, routing in _ways(model.config):
+        told = {"read": name, **_with_routing(model, routing).evaluate(sequences)}
+        if routing.chunk:
+            told |= _what_is_read(_with_routing(model, routing), sequences)
+        found.append(told)
+    return found
+
+
+def _ways(config: RunConfig) -> Iterator[tuple[str, RoutingConfig]]:
+    """Names of readings, and what is read; as trained first."""
+    own = config.model.attention.routing
+    yield AS_TRAINED, own
+    if config.sleep.cache != "keep":
+        return
+    if own.select == "entmax":  # or all is read
+        free = own if own.chunk else RoutingConfig(_CHUNK.value, prior="none")
+        for gamma in GAMMAS:
+            if not own.chunk or gamma != own.gamma:
+                yield f"gamma {gamma:g}", dataclasses.replace(free, gamma=gamma)
+    if own.select == "top_k" or not own.chunk:
+        for top in TOPS:
+            if not own.chunk or top != own.top_k:
+                chosen = RoutingConfig(own.chunk or _CHUNK.value, "top_k", top, prior="none")
+                yield f"best {top}", chosen
+
+
+def _with_routing(run: "Trained", routing: RoutingConfig) -> "Trained":
+    """The trained model with that routing; where it had none, the mean of a chunk's keys is its."""
+    import jax.numpy as jnp
+
+    model, params = run.program.model, run.params
+    attention = dataclasses.replace(model.attention, routing=routing)
+    if routing.chunk and not model.is_routed:
+        zeros = jnp.zeros(attention.kv_heads * attention.head_dim)
+        params = {
+            name: {**part, "mixer": {**part["mixer"], "chunk_query": zeros}}
+            if name.endswith("_attention")
+            else part
+            for name, part in params.items()
+        }
+    changed = dataclasses.replace(model, attention=attention)
+    program = dataclasses.replace(run.program, model=changed)
+    return dataclasses.replace(run, params=params, program=program)
+
+
+def _what_is_read(run: "Trained", sequences: "Batch") -> dict[str, Any]:
+    """By the tokens that ask, of the sequences."""
+    import numpy as np
+
+    from sleep_jax import routed_attention
+
+    rows = len(sequences["mask"])
+    context = sequences["context"].reshape(rows, -1)
+    tokens = sequences["tokens"].reshape(rows, -1)
+    asking = np.flatnonzero(sequences["mask"][0].ravel())
+    # A question is the key itself, and what it asks for stands behind it in the context.
+    places = 1 + np.argmax(context[:, None] == tokens[:, asking, None], axis=-1)
+    whole, queries = np.concatenate([context, tokens], axis=1), context.shape[1] + asking
+    chunk = run.program.model.attention.routing.chunk
+    shares: dict[str, list[float]] = {}
+    hits = []
+    for at in range(0, rows, run.config.train.batch_size):
+        part = slice(at, at + run.config.train.batch_size)
+        read = routed_attention.chunks_read(run.program.model, run.params, whole[part])
+        hit = np.zeros(places[part].shape, bool)
+        for name, chunks in read.items():
+            chunks = np.asarray(chunks)
+            share = routed_attention.share_read(chunks, chunk, queries).mean((1, 2))
+            shares.setdefault(name, []).extend(map(float, share))
+            hit |= routed_attention.found(chunks, chunk, queries, places[part])
+        hits.append(hit)
+    by_block = {name: float(np.mean(share)) for name, share in shares.items()}
+    return {
+        "share": float(np.mean(list(by_block.values()))),
+        "share_by_block": by_block,
+        "found": float(np.concatenate(hits).mean()),
+    }
+
+
+EXPERIMENT = binary.Experiment(
+    name="dash_attention",
+    presets={"cpu": cpu, "smoke": smoke},
+    depth_flag=PAIRS,
+    lowest_depth=4,
+    about=lambda task: {},
+    adapt=_every_pair_once,
+    planned=_planned,
+    read=_read,
+)
+
+
+def main() -> int:
+    """Plans, runs, reads and reports."""
+    return binary.main(EXPERIMENT)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, sys.argv))
