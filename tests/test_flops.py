@@ -9,7 +9,7 @@ import pytest
 from sleep_jax import distributed, flops
 from sleep_jax.config import OptimizerConfig, SleepConfig
 from sleep_jax.model import decoder
-from sleep_jax.model.config import UPDATE_RULES
+from sleep_jax.model.config import UPDATE_RULES, RoutingConfig
 from sleep_jax.training.step import Program, _gradient_sum, predict
 from tests import tiny
 
@@ -80,6 +80,27 @@ def test_a_kept_cache_unembeds_its_answers_alone():
     assert 0.9 < flops.forward_flops(kept, 1) / compiled_flops(kept) < 1.05
     ours, theirs = flops.training_flops_per_step(kept), compiled_update_flops(kept)
     assert 0.9 < ours / theirs < 1.05
+
+
+def test_choosing_chunks_costs_their_keys_and_logits(monkeypatch):
+    """Of the cost of routing alone: what is dense and masked costs as much as reading all."""
+    monkeypatch.setattr("sleep_jax.model.routing.entmax", lambda z: z)  # no product in it
+    config = tiny.run_config(passes=1)
+    task = dataclasses.replace(config.task, width=63, window=63)
+    wide = dataclasses.replace(MODEL.attention, heads=4, kv_heads=2, head_dim=128)
+
+    def counts(chunk):
+        attention = dataclasses.replace(wide, routing=RoutingConfig(chunk, prior="none"))
+        model = dataclasses.replace(MODEL, pattern=("attention",), attention=attention)
+        kept = dataclasses.replace(
+            config, model=model, task=task, sleep=SleepConfig(cache="keep", remat="none")
+        )
+        return flops.forward_flops(kept, 1), compiled_flops(kept)
+
+    (plain, theirs_plain), (fine, theirs_fine), (coarse, theirs_coarse) = map(counts, (0, 1, 64))
+    assert 0.95 < plain / theirs_plain < 1.05 and 0.9 < fine / theirs_fine < 1.05
+    # Fewer chunks, fewer logits of them; the rest of routing is the same.
+    assert 0.9 < (fine - coarse) / (theirs_fine - theirs_coarse) < 1.1
 
 
 def test_flops_beyond_64_bits():

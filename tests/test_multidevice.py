@@ -22,7 +22,7 @@ from sleep_jax import distributed, records, trained
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
 from sleep_jax.model import decoder
-from sleep_jax.model.config import LatentsConfig, PrimeMLPConfig
+from sleep_jax.model.config import LatentsConfig, PrimeMLPConfig, RoutingConfig
 from sleep_jax.model.decoder import count_parameters
 from sleep_jax.tasks.task import TRAIN
 from sleep_jax.training import evaluation, loop, step, warm_start
@@ -166,6 +166,17 @@ def test_the_gradient_of_other_ways_to_end_a_window_is_that_of_one_device(fields
         assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want)
     with pytest.raises(UserError, match=f"--tensor=2 is not possible with {named}"):
         compiled(config, mesh_of((2, 2, 2)))
+
+
+def test_heads_choose_their_chunks_on_their_own_shard():
+    """Routing over `tensor`: a shard has whole groups of heads, and their queries of chunks."""
+    routing = RoutingConfig(4, gamma=4.0, sigma=1.0)
+    attention = dataclasses.replace(CONFIG.model.attention, routing=routing)
+    model = dataclasses.replace(CONFIG.model, pattern=("attention",), attention=attention)
+    kept = dataclasses.replace(CONFIG.sleep, passes=1, cache="keep")
+    config = dataclasses.replace(CONFIG, model=model, sleep=kept)
+    config.validate()
+    assert_same(run(config, mesh_of((2, 2, 2))), reference(config), 1e-5)
 
 
 def test_micro_batches_make_the_same_update():
