@@ -163,10 +163,9 @@ def readings(run: Path) -> list[dict[str, Any]]:
     sequences = evaluation_sequences(model.config, model.config.train.evaluation_sequences)
     found = []
     for name, routing in _ways(model.config):
-        told = {"read": name, **_with_routing(model, routing).evaluate(sequences)}
-        if routing.chunk:
-            told |= _what_is_read(_with_routing(model, routing), sequences)
-        found.append(told)
+        changed = _with_routing(model, routing)
+        told = {"read": name, **changed.evaluate(sequences)}
+        found.append(told | (_what_is_read(changed, sequences) if routing.chunk else {}))
     return found
 
 
@@ -189,21 +188,10 @@ def _ways(config: RunConfig) -> Iterator[tuple[str, RoutingConfig]]:
 
 
 def _with_routing(run: "Trained", routing: RoutingConfig) -> "Trained":
-    """The trained model with that routing; where it had none, the mean of a chunk's keys is its."""
-    import jax.numpy as jnp
+    from sleep_jax import routed_attention
 
-    model, params = run.program.model, run.params
-    attention = dataclasses.replace(model.attention, routing=routing)
-    if routing.chunk and not model.is_routed:
-        zeros = jnp.zeros(attention.kv_heads * attention.head_dim)
-        params = {
-            name: {**part, "mixer": {**part["mixer"], "chunk_query": zeros}}
-            if name.endswith("_attention")
-            else part
-            for name, part in params.items()
-        }
-    changed = dataclasses.replace(model, attention=attention)
-    program = dataclasses.replace(run.program, model=changed)
+    model, params = routed_attention.with_routing(run.program.model, run.params, routing)
+    program = dataclasses.replace(run.program, model=model)
     return dataclasses.replace(run, params=params, program=program)
 
 

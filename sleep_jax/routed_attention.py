@@ -1,15 +1,30 @@
-"""What routed attention reads of a sequence, block by block (model/routing.py)."""
+"""Routed attention of a trained model (model/routing.py): another routing, and what it reads."""
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sleep_jax.model import decoder
 from sleep_jax.model.block import Block, block_name
-from sleep_jax.model.config import ModelConfig
+from sleep_jax.model.config import ModelConfig, RoutingConfig
 from sleep_jax.model.decoder import Parameters
+
+
+def with_routing(
+    config: ModelConfig, params: Parameters, routing: RoutingConfig
+) -> tuple[ModelConfig, Parameters]:
+    """The model with that routing; where it had none, a chunk's key is the mean of its keys."""
+    attention = dataclasses.replace(config.attention, routing=routing)
+    if routing.chunk and not config.is_routed:
+        mean = {"chunk_query": jnp.zeros(attention.kv_heads * attention.head_dim)}
+        routed = [block_name(i, m) for i, m in enumerate(config.pattern) if m == "attention"]
+        added = {name: {**params[name], "mixer": params[name]["mixer"] | mean} for name in routed}
+        params = {**params, **added}
+    return dataclasses.replace(config, attention=attention), params
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,6 +1,6 @@
 """Sparse attention to a kept cache: every query reads the chunks that it is routed to.
 
-DashAttention (arXiv 2605.18753), Section 3. A key that stands for a chunk is made of the keys in
+DashAttention (arXiv 2605.18753). A key that stands for a chunk is made of the keys in
 it; 1.5-entmax over the logits of the chunks gives some of them a weight and all others none, so
 how many are read differs from query to query; softmax attention reads their tokens, and those of
 the query's own chunk. Here all of it is dense and masked: it says what is read, and saves nothing.
@@ -21,7 +21,7 @@ _LEAST_WEIGHT = 1e-6  # below it the gradient of a logarithm would be all there 
 def entmax(z: jax.Array) -> jax.Array:
     """1.5-entmax over the last axis: `max(z / 2 - tau, 0)^2` with the tau that makes it sum to 1.
 
-    By sorting (Peters et al., arXiv 1905.05702, Algorithm 2). -inf gets no weight; of a row of
+    By sorting (Peters et al., arXiv 1905.05702). -inf gets no weight; of a row of
     nothing else every weight is nan.
     """
     # What is 1 or more below the largest has no weight, so it may as well be 2 below.
