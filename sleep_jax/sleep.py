@@ -74,16 +74,21 @@ def initial_state(
     loop: SleepConfig,
     batch: int,
     windows: tuple[int, int],
-    counts: tuple[int, int] = (0, 1),
+    counts: tuple[int, int] | None = None,
 ) -> State:
     """The state before the first token: fast weights of zeros; an empty cache where one is kept.
 
     Args:
       windows: tokens of a context window, L, and of a prediction window.
-      counts: how many there will be of each; latents, which nothing evicts, want room for all.
+      counts: how many there will be of each, for latents, of which nothing is evicted.
+
+    Raises:
+      ValueError: there will be latents, and it is not said of how many windows.
     """
     fast = decoder.initial_fast_weights(model, batch)
     if model.has_latents:
+        if counts is None:
+            raise ValueError("latents want room for all windows; allowed: counts of them")
         (length, answer), (contexts, predictions) = windows, counts
         room = contexts * (length // model.latents.ratio) + predictions * answer
         return decoder.with_cache(model, fast, batch, span=room, kept=0, room=room)

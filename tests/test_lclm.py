@@ -118,6 +118,8 @@ def test_a_latent_knows_its_window_up_to_its_last_token(batch):
 
 def test_what_crosses_a_window_are_keys_and_values_of_latents(batch):
     """As many slots as there will be latents and answers, and no token of the window itself."""
+    with pytest.raises(ValueError, match="room for all windows"):
+        sleep.initial_state(MODEL, LOOP, BATCH, (L, A))
     bound = sleep.bind(MODEL, params_of(MODEL))
     state = sleep.initial_state(MODEL, LOOP, BATCH, (L, A), (WINDOWS, 1))
     state = jax.jit(lambda x: sleep.read(bound, x, state, LOOP))(batch["context"])
