@@ -18,6 +18,7 @@ PAGES = (
     "second_pass.md",
     "depo.md",
     "lclm.md",
+    "dash_attention.md",
     "qk_restore.md",
     "knowledge_seeding.md",
 )
@@ -27,6 +28,7 @@ NOTES = (
     "NOTES_depo.md",
     "NOTES_ladder.md",
     "NOTES_lclm.md",
+    "NOTES_dash_attention.md",
     "NOTES_qk_restore.md",
     "NOTES_knowledge_seeding.md",
     "NOTES_second_pass.md",

@@ -106,7 +106,7 @@ def test_the_smoke_preset_and_what_it_refuses(tmp_path):
 def test_what_is_found_is_what_a_question_asks_for():
     """Of a model that reads its own chunk alone, all that is asked is before it."""
     task = RecallConfig(pairs=4, keys=8, values=4, questions=4, window=8)
-    attention = dataclasses.replace(tiny.MODEL.attention, routing=RoutingConfig(2, gamma=1e4))
+    attention = dataclasses.replace(tiny.MODEL.attention, routing=RoutingConfig(3, gamma=1e4))
     model = dataclasses.replace(
         tiny.MODEL, pattern=("attention",), vocab_size=task.vocab_size, attention=attention
     )
@@ -122,8 +122,8 @@ def test_what_is_found_is_what_a_question_asks_for():
     for row in range(8):
         for at in range(9, 16, 2):  # a marker, then key and value in turns
             place = list(whole[row, :8]).index(whole[row, at]) + 1
-            hits += read[row, 0, at, place // 2]
-            shares += (2 * read[row, 0, at].sum() + at % 2 + 1) / (at + 1)
+            hits += read[row, 0, at, place // 3]
+            shares += (3 * read[row, 0, at].sum() + at % 3 + 1) / (at + 1)
             count += 1
     assert told["found"] == pytest.approx(hits / count)
     assert told["share"] == pytest.approx(shares / count)

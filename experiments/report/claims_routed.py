@@ -71,7 +71,8 @@ def _one(source: Source, wanted: Callable[[Routed], bool]) -> Routed | None:
 
 
 def _share(group: Routed) -> float:
-    return group["share"]["mean"] if group["share"] else 1.0
+    assert group["share"], "of what is routed alone"
+    return group["share"]["mean"]
 
 
 def _scored(group: Routed) -> Scored:
