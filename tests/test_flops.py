@@ -8,8 +8,8 @@ import pytest
 
 from sleep_jax import distributed, flops
 from sleep_jax.config import OptimizerConfig, SleepConfig
-from sleep_jax.model import decoder
-from sleep_jax.model.config import UPDATE_RULES, RoutingConfig
+from sleep_jax.model import decoder, routing
+from sleep_jax.model.config import UPDATE_RULES, AttentionConfig, RoutingConfig
 from sleep_jax.training.step import Program, _gradient_sum, predict
 from tests import tiny
 
@@ -101,6 +101,19 @@ def test_choosing_chunks_costs_their_keys_and_logits(monkeypatch):
     assert 0.95 < plain / theirs_plain < 1.05 and 0.9 < fine / theirs_fine < 1.05
     # Fewer chunks, fewer logits of them; the rest of routing is the same.
     assert 0.9 < (fine - coarse) / (theirs_fine - theirs_coarse) < 1.1
+
+
+def test_the_keys_of_chunks_are_counted():
+    attention = AttentionConfig(heads=2, kv_heads=2, head_dim=128)
+    routed = dataclasses.replace(attention, routing=RoutingConfig(1000))  # no chunk is whole
+    model, wanted = (dataclasses.replace(MODEL, attention=a) for a in (attention, routed))
+    ours = flops.block_flops(wanted, "attention", 64).read
+    ours -= flops.block_flops(model, "attention", 64).read
+    keys = jax.ShapeDtypeStruct((1, 64, 2, 128), "float32")
+    query = jax.ShapeDtypeStruct((2, 128), "float32")
+    cost = jax.jit(functools.partial(routing.chunk_keys, chunk=4)).lower(keys, query).compile()
+    theirs = cost.cost_analysis()
+    assert theirs is not None and 0.9 < ours / theirs["flops"] < 1.1
 
 
 def test_flops_beyond_64_bits():

@@ -242,7 +242,10 @@ def test_a_quarter_is_close_to_all(dash, verdict, says):
     [(claims_routed.above_top_k, TOP), (claims_routed.taught_is_above_untaught, UNTAUGHT)],
 )
 def test_above_what_reads_as_much(judge, other):
-    assert judge(source(ROWS)).verdict is Verdict.SHOWN
+    found = judge(source(ROWS))
+    # The reading of most within what the other reads.
+    assert f"reading {'10%' if other is TOP else '24%'}; " in found.numbers
+    assert found.verdict is Verdict.SHOWN
     # Reading no more than .15, the paper's kind has .8.
     assert judge(replaced(other, *arm(other, 0.9, 0.15))).verdict is Verdict.NOT_SHOWN
     less = judge(replaced(other, *arm(other, 0.1, 0.05)))
