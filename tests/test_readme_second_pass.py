@@ -274,3 +274,44 @@ def test_places_on_the_papers_strings():
         first, second, _, last = row["label_accuracy_by_position"].values()
         if not row["reached"]:
             assert (f"{first:.2f}", f"{second:.2f}") == ("0.51", "0.54") and last > 0.99
+
+
+def test_places_with_ten_thousand_parameters():
+    page = section(
+        (COMMITTED / "second_pass.md").read_text(), "Places with ten thousand parameters"
+    )
+    text = flat(page)
+    places = committed("rollout_ladder/narrow_turned")
+    ours = {group["depth"]: group for group in places.summary}
+    plain = {(g["depth"], g["passes"]): g for g in committed("rollout_ladder/narrow").summary}
+    (shown,) = tables(page)
+    columns = [depth_cost.HEADER.index(column) for column in shown[0]]
+    assert shown[2:] == [[line[i] for i in columns] for line in depth_cost.lines(places.summary)]
+    assert f"commit {places.results['commit']} " in text
+
+    def times(one, other):
+        return needed.bracketed(needed.ratio(one, other), lambda value: f"{value:.2f}")
+
+    helped = [t for t in ours if needed.less(ours[t], plain[t, 1])]
+    assert helped == [2, 3, 4]  # "apart at t = 2, 3 and 4"
+    without = [times(plain[t, 1], ours[t]) for t in (2, 3)]
+    assert "at t = 2 and 3 {} and {} times less".format(*without) in text
+    assert [t for t in ours if needed.less(plain[t, 2], ours[t])] == [4, 5]
+    two = [times(ours[t], plain[t, 2]) for t in (1, 2, 3, 4)]
+    assert "takes {}, {} and {} times as much at t = 1, 2 and 3".format(*two[:3]) in text
+    assert f"takes {two[3]} times what two passes take without at t = 4, apart" in text
+    assert f"and {quoted(ours[5])} at t = 5, where two take {quoted(plain[5, 2])}, apart" in text
+    assert sum(ours[5]["reached"]) == 4 and sum(ours[6]["reached"]) == 1
+    strings = [
+        f"{x['needed_flops']['mean'] / 1e12:.2f}"
+        for x in lines_of("rollout_ladder/narrow_turned")["narrow_turned", 4, 1].strings
+    ]
+    assert f"(t = 4: {', '.join(strings)})" in text
+    assert f"with places takes {quoted(ours[3])} until t = 3, {without[1]} times less" in FOUND
+    assert (
+        f"and {two[2]} times what two passes take without; until t = 4 it takes {two[3]}" in FOUND
+    )
+    assert f"up to t = 3 ({two[2]} times what two passes take" in flat(README)
+    assert f"in part at t = 4 ({two[3]})" in flat(README)
+    conclusion = (COMMITTED / "rollout_ladder/narrow_turned/table.md").read_text()
+    assert "learned t = 5 6 5 5 4." in conclusion and "gets to t = 5 6 5 5 4, where" in text
