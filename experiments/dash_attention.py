@@ -11,7 +11,6 @@ routed ones with other gammas or numbers of chunks, the one that reads everythin
 """
 
 import dataclasses
-import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,8 @@ from absl import flags
 from experiments import binary, cells, cli, presets, until_learned
 from experiments.cells import Cell
 from experiments.presets import Preset
+from experiments.readings import write_missing
 from experiments.recall_pairs import PAIRS
-from experiments.report import files
 from experiments.report.words import AS_TRAINED
 from sleep_jax.config import RunConfig
 from sleep_jax.model.config import AttentionConfig, RoutingConfig
@@ -32,8 +31,6 @@ from sleep_jax.tasks.recall import RecallConfig
 if TYPE_CHECKING:
     from sleep_jax.tasks.task import Batch
     from sleep_jax.trained import Trained
-
-log = logging.getLogger("sleep_jax")
 
 # What teaches which chunks to read; "full" reads all.
 ARMS: dict[str, dict[str, Any]] = {
@@ -118,15 +115,11 @@ def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
 
 
 def _read(planned: Sequence[Cell], directory: Path) -> None:
-    """Writes readings.json beside the row of every run that has none."""
-    from sleep_jax import records
 
-    for cell in planned:
-        path = directory / "cells" / cell.name / files.READINGS
-        if not path.exists():
-            log.info("reading %s", cell.name)
-            found = {"readings": readings(path.parent), "state_bytes": state_bytes(cell.config)}
-            records.write_json(path, found)
+    def measured(cell: Cell, run: Path) -> dict[str, Any]:
+        return {"readings": readings(run), "state_bytes": state_bytes(cell.config)}
+
+    write_missing(planned, directory, measured)
 
 
 def state_bytes(config: RunConfig) -> int:

@@ -13,7 +13,6 @@ what it was fine-tuned on.
 """
 
 import dataclasses
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,8 +23,8 @@ from absl import flags
 from experiments import binary, cells, cli, presets, until_learned
 from experiments.cells import Cell
 from experiments.presets import Preset
+from experiments.readings import write_missing
 from experiments.recall_pairs import PAIRS
-from experiments.report import files
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
 from sleep_jax.model.config import GatedDeltaNetConfig
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from sleep_jax.model.config import ModelConfig
     from sleep_jax.model.decoder import Parameters
     from sleep_jax.trained import Trained
-
-log = logging.getLogger("sleep_jax")
 
 _RECALL, *_CHAINS = SKILLS
 _FACTOR = 3  # of the chains of fine-tuning, which before had 1
@@ -171,14 +168,7 @@ def arms(
 
 
 def _read(planned: Sequence[Cell], directory: Path) -> None:
-    """Writes readings.json beside the row of every run that has none."""
-    from sleep_jax import records
-
-    for cell in planned:
-        path = directory / "cells" / cell.name / files.READINGS
-        if not path.exists():
-            log.info("reading %s", cell.name)
-            records.write_json(path, {"readings": readings(path.parent)})
+    write_missing(planned, directory, lambda cell, run: {"readings": readings(run)})
 
 
 def readings(run: Path) -> list[dict[str, Any]]:

@@ -92,7 +92,7 @@ def test_entmax_is_the_root(values):
     with jax.enable_x64(True):
         np.testing.assert_allclose(routing.entmax(jnp.array(z)), entmax(z), atol=1e-7)
         with_none = routing.entmax(jnp.array([*values, -np.inf]))
-    assert with_none[-1] == 0 and abs(with_none.sum() - 1) < 1e-6
+        assert with_none[-1] == 0 and abs(with_none.sum() - 1) < 1e-6
 
 
 def test_gradient_of_entmax():
