@@ -112,7 +112,8 @@ def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
             if arm == "full":
                 found += [cells.transformer(base, "keep", seed) for seed in seeds]
             else:
-                routing = RoutingConfig(_CHUNK.value, **ARMS[arm])
+                own = base.model.attention.routing
+                routing = dataclasses.replace(own, chunk=_CHUNK.value, **ARMS[arm])
                 found += [cells.routed(base, routing, seed) for seed in seeds]
         found += [cells.hybrid(base, passes, seed) for passes in preset.passes for seed in seeds]
         found += cells.all_matched(base, preset.passes, preset.match, seeds, preset.matched_rates)
@@ -120,6 +121,7 @@ def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
 
 
 def _read(planned: Sequence[Cell], directory: Path) -> None:
+    """Writes readings.json of every run that has none."""
 
     def measured(cell: Cell, run: Path) -> dict[str, Any]:
         return {"readings": readings(run), "state_bytes": state_bytes(cell.config)}
@@ -234,6 +236,12 @@ EXPERIMENT = binary.Experiment(
     lowest_depth=4,
     about=lambda task: {},
     adapt=_every_pair_once,
+    swept={
+        "model.attention.routing.chunk": _CHUNK.name,
+        **{
+            f"model.attention.routing.{field}": _ARMS.name for field in ("select", "prior", "sigma")
+        },
+    },
     planned=_planned,
     read=_read,
 )

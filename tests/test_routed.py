@@ -52,6 +52,10 @@ def test_arms_differ_in_what_is_read_and_in_nothing_else():
     }  # fmt: skip
     matched = cells["hybrid-N1-recall-P16-s0-flops"]
     assert matched.train.tokens > full.train.tokens
+    with flagsaver.flagsaver(set=["model.attention.routing.gamma=2"]):
+        other = planned(binary.select(dash_attention.EXPERIMENT, dash_attention.cpu()))
+    routed_cells = [cell.config.model for cell in other if cell.config.model.is_routed]
+    assert {model.attention.routing.gamma for model in routed_cells} == {2.0}
     # A question about every pair, whatever P.
     more = dash_attention.EXPERIMENT.adapt(
         dataclasses.replace(full, task=dataclasses.replace(full.task, pairs=8))
@@ -68,6 +72,8 @@ def test_the_smoke_preset_and_what_it_refuses(tmp_path):
         ("--chunk=0", "--chunk=0: 0 is not a positive integer"),
         ("--chunk=99", "model.attention.routing.chunk=99 is not possible; allowed: 1 to"),
         ("--pairs=6", "task.pairs=6"),
+        ("--set=model.attention.routing.chunk=2", "is set by the sweep; allowed: --chunk=..."),
+        ("--set=model.attention.routing.sigma=2", "is set by the sweep; allowed: --arms=..."),
     ):
         refused = ends(*arguments, flag)
         assert refused.returncode == 2 and said in refused.stderr, refused.stderr
