@@ -181,11 +181,11 @@ def arm(regime, recall, share=None, others=(), **fields):
 
 
 ROWS = [
+    *arm("plain", 0.99, model="hybrid", cache="evict", passes=2, state_bytes=512, parameters=9),
     *arm("plain", 0.97, others=[("gamma 8", 0.5, 0.4)]),
     *arm(DASH, 0.96, 0.5, [("gamma 2", 0.955, 0.24), ("gamma 4", 0.8, 0.1)]),
     *arm(UNTAUGHT, 0.7, 0.3),
     *arm(TOP, 0.6, 0.2),
-    *arm("plain", 0.99, model="hybrid", cache="evict", passes=2, state_bytes=512),
     *arm("plain", 0.4, model="hybrid", cache="evict", match="flops", state_bytes=512),
 ]
 for _i, _row in enumerate(ROWS):

@@ -20,11 +20,11 @@ def close_to_full(source: Source) -> Finding:
         return not_run("the whole cache read, and chunks by entmax, three seeds")
     if not dash:
         numbers = f"no reading of at most {_QUARTER:.0%} of the cache"
-        return Finding(Verdict.NOT_SHOWN, numbers, _scale(source, full))
+        return Finding(Verdict.NOT_SHOWN, numbers, _scale(full))
     best = max(dash, key=_share)
     holds = full["recall"]["mean"] - best["recall"]["ci95"][0] <= _CLOSE
     numbers = f"recall {_scored(full)}; {_scored(best)}, reading {_share(best):.0%}"
-    return Finding(Verdict.SHOWN if holds else Verdict.NOT_SHOWN, numbers, _scale(source, full))
+    return Finding(Verdict.SHOWN if holds else Verdict.NOT_SHOWN, numbers, _scale(full))
 
 
 def above_top_k(source: Source) -> Finding:
@@ -44,7 +44,7 @@ def _above(source: Source, is_other: Callable[[Routed], bool], missing: str) -> 
     if other is None or not dash:
         return not_run(f"chunks by entmax, and {missing}, three seeds")
     within = [group for group in dash if _share(group) <= _share(other)]
-    scale = _scale(source, other)
+    scale = _scale(other)
     theirs = f"{_scored(other)}, reading {_share(other):.0%}"
     if not within:
         numbers = f"recall {theirs}; no reading of the paper's kind reads as little"
@@ -80,9 +80,8 @@ def _scored(group: Routed) -> Scored:
     return Scored(name, group["recall"], group["floor"])
 
 
-def _scale(source: Source, group: Routed) -> str:
-    row = source.results["rows"][0]
-    return f"{group['pairs']} pairs, {row['parameters']} parameters, {len(group['seeds'])} seeds"
+def _scale(group: Routed) -> str:
+    return f"{group['pairs']} pairs, {group['parameters']} parameters, {len(group['seeds'])} seeds"
 
 
 CLAIMS = ()

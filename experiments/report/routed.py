@@ -50,6 +50,7 @@ class Routed(TypedDict):
     found: float | None
     learned: list[int | None]  # tokens at the first evaluation with _LEARNED, by seed
     state_bytes: int
+    parameters: int
     floor: float
     train_tokens: int
     train_flops: int
@@ -93,6 +94,7 @@ def _group(rows: Sequence[Row], read: str, found: Sequence[Mapping[str, Any]]) -
         "found": mean([reading["found"] for reading in found]) if shares else None,
         "learned": [_tokens_to_learn(row) for row in rows],
         "state_bytes": first["state_bytes"],
+        "parameters": first["parameters"],
         "floor": first["floor"],
         "train_tokens": first["train_tokens"],
         "train_flops": first["train_flops"],
