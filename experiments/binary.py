@@ -62,7 +62,7 @@ class Experiment:
         task that it sets.
       lowest_depth: the least number it allows.
       about: what plan.json is to hold for the report beside the cells, from the headline config.
-      adapt: what else a depth changes in a configuration.
+      adapt: what else a depth changes in a configuration; the vocabulary is fitted behind it.
       more: further cells, from the headline config and the preset.
       variants: the hybrids that are compared, from the configuration at a depth.
       swept: fields that `variants` sets, and the flag of each.
@@ -214,8 +214,8 @@ def plan(experiment: Experiment, preset: Preset) -> list[cells.Cell]:
 
 def at_depth(experiment: Experiment, preset: Preset, depth: int) -> RunConfig:
     """The preset's configuration at a depth."""
-    config = _asking(experiment, preset.config, depth)
-    return experiment.adapt(_fit_vocabulary(config, preset.config))
+    config = experiment.adapt(_asking(experiment, preset.config, depth))
+    return _fit_vocabulary(config, preset.config)
 
 
 def _asking(experiment: Experiment, config: RunConfig, depth: int) -> RunConfig:

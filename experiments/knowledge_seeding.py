@@ -91,11 +91,7 @@ def _a_window_a_day(config: RunConfig) -> RunConfig:
     task = config.task
     assert isinstance(task, RecallConfig)
     day = {"keys": task.pairs * _DAYS.value, "window": 2 * task.pairs, "questions": task.pairs}
-    changed = dataclasses.replace(task, **day)
-    model = config.model
-    if model.vocab_size == task.vocab_size:
-        model = dataclasses.replace(model, vocab_size=changed.vocab_size)
-    return dataclasses.replace(config, task=changed, model=model)
+    return dataclasses.replace(config, task=dataclasses.replace(task, **day))
 
 
 def _of_a_day_and_of_all(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:

@@ -57,9 +57,7 @@ def test_arms_differ_in_what_is_read_and_in_nothing_else():
     routed_cells = [cell.config.model for cell in other if cell.config.model.is_routed]
     assert {model.attention.routing.gamma for model in routed_cells} == {2.0}
     # A question about every pair, whatever P.
-    more = dash_attention.EXPERIMENT.adapt(
-        dataclasses.replace(full, task=dataclasses.replace(full.task, pairs=8))
-    )
+    more = binary.at_depth(dash_attention.EXPERIMENT, dash_attention.cpu(), 8)
     assert isinstance(more.task, RecallConfig)
     assert (more.task.keys, more.task.questions) == (16, 8)
     assert more.model.vocab_size == more.task.vocab_size
