@@ -8,7 +8,8 @@ from pathlib import Path
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
 from sleep_jax.flops import training_flops, training_flops_per_step
-from sleep_jax.model.config import ModelConfig, RoutingConfig
+from sleep_jax.model.config import LocalConfig, ModelConfig, RoutingConfig
+from sleep_jax.stage_config import ConsaConfig
 
 HYBRID, EVICTED, FULL_CACHE = "hybrid", "transformer_evicted", "transformer_full_cache"
 LCLM = "lclm"  # a transformer that keeps latents of its windows (model/latents.py)
@@ -96,6 +97,7 @@ def regime(config: RunConfig) -> str:
         "fast weights turned at windows' ends" if _turns(config) else "",
         _latents(config),
         _routing(config),
+        _choice(config),
         f"from {begun}" if (begun := _begun_with(config)) else "",
     ]
     return "; ".join(filter(None, words)) or "plain"
@@ -119,6 +121,9 @@ def _regime_name(config: RunConfig) -> str:
     if config.model.is_routed:
         words = re.sub(r"[^a-z0-9+.]+", "-", _routing(config).removeprefix("chunks of "))
         name += f"-chunks{words}"
+    if config.model.is_local:
+        words = re.sub(r"[^a-z0-9.]+", "-", _choice(config))
+        name += f"-{words}-w{config.model.attention.local.window}"
     return f"{name}-warm" if config.train.warm_start else name
 
 
@@ -152,6 +157,24 @@ def _routing(config: RunConfig) -> str:
     }[routing.prior]
     gamma = f", gamma {routing.gamma:g}" * (routing.gamma != 1)
     return f"{chunks} by entmax, {taught}{gamma}"
+
+
+def _choice(config: RunConfig) -> str:
+    """Which heads or layers read all of the cache, where not all do, and who says so."""
+    if not config.model.is_local:
+        return ""
+    attention, consa = config.model.attention, config.consa
+    units = config.model.pattern.count("attention") * attention.units
+    whole = round(units * (1 - consa.share))
+    words = f"{whole} of {units} {attention.local.unit}s whole"
+    if whole in (0, units):
+        return words
+    each = " of each block" * (consa.budget == "each")
+    if consa.by == "learned":
+        return f"{words}, learned{each} at {consa.begin:g} to {consa.end:g}"
+    if consa.budget == "each" and consa.by in ("bottom", "middle", "top"):
+        return f"{words}, the same number{each}" + f" at {consa.end:g}" * (consa.end > 0)
+    return f"{words}, {consa.by}{each}" + f" at {consa.end:g}" * (consa.end > 0)
 
 
 def _begun_with(config: RunConfig) -> str:
@@ -331,6 +354,16 @@ def routed(base: RunConfig, routing: RoutingConfig, seed: int) -> Cell:
     attention = dataclasses.replace(full.config.model.attention, routing=routing)
     model = dataclasses.replace(full.config.model, attention=attention)
     return dataclasses.replace(full, config=dataclasses.replace(full.config, model=model))
+
+
+def local(base: RunConfig, part: LocalConfig, consa: ConsaConfig, seed: int) -> Cell:
+    """The transformer that keeps its cache, of which some heads or layers read the end alone."""
+    full = transformer(base, "keep", seed)
+    attention = dataclasses.replace(full.config.model.attention, local=part)
+    model = dataclasses.replace(full.config.model, attention=attention)
+    return dataclasses.replace(
+        full, config=dataclasses.replace(full.config, model=model, consa=consa)
+    )
 
 
 def _one_pass(base: RunConfig, seed: int) -> RunConfig:

@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from experiments import binary, cells, cli, presets, until_learned
+from experiments import binary, cells, cli, recall_pairs
 from experiments.cells import Cell
 from experiments.presets import Preset
-from experiments.readings import write_missing
+from experiments.readings import state_bytes, write_missing
 from experiments.recall_pairs import PAIRS
 from experiments.report.words import AS_TRAINED
 from sleep_jax.config import RunConfig
-from sleep_jax.model.config import AttentionConfig, RoutingConfig
-from sleep_jax.tasks.recall import RecallConfig
+from sleep_jax.model.config import RoutingConfig
 
 if TYPE_CHECKING:
     from sleep_jax.tasks.task import Batch
@@ -51,49 +50,18 @@ def cpu() -> Preset:
     """`make experiment EXP=dash_attention`: 16 pairs, 64 tokens, 24 thousand parameters.
 
     One seed: 7.1 minutes on two cores of an Intel Xeon (Emerald Rapids), with the installation.
-    One rate for all, the first that was tried (validation split, one seed). Expected:
-    experiments/results/dash_attention/cpu.
+    Expected: experiments/results/dash_attention/cpu.
     """
-    task = RecallConfig(pairs=16, keys=32, questions=16, window=16)
-    train = {"batch_size": 32, "tokens": 3_200_000, "accumulate": 2, "evaluations": 24}
-    preset = presets.on_task(presets.cpu(), task, {task.pairs: (0,)}, **train)
-    preset = until_learned.at_rate(preset, muon_learning_rate=5e-3)
+    preset = recall_pairs.cpu()
     # At sigma = 1e6 gradients of the routing are a millionth of the others: below Adam's usual eps.
-    optimizer = dataclasses.replace(preset.config.optimizer, adamw_eps=1e-12, decay_fraction=0.0)
-    model = dataclasses.replace(
-        preset.config.model,
-        pattern=("attention", "gated_delta_net"),
-        d_model=32,
-        mlp_hidden=64,
-        attention=AttentionConfig(head_dim=16),
-    )
-    config = dataclasses.replace(preset.config, model=model, optimizer=optimizer)
-    return dataclasses.replace(
-        _beside_sleep(dataclasses.replace(preset, config=config)),
-        passes=(1, 2),
-        flops_per_second=6e9,
-        basis="6 GFLOP/s a core at this size, measured on an Intel Xeon beside other work",
-    )
+    optimizer = dataclasses.replace(preset.config.optimizer, adamw_eps=1e-12)
+    config = dataclasses.replace(preset.config, optimizer=optimizer)
+    return dataclasses.replace(preset, config=config)
 
 
 def smoke() -> Preset:
     """Every part of the real thing, too short to learn. Used by the tests."""
-    task = RecallConfig(pairs=8, keys=10, values=4, questions=4, window=8)
-    preset = presets.shrink(presets.cpu(), task)
-    return _beside_sleep(dataclasses.replace(preset, depths={task.pairs: (0,)}))
-
-
-def _beside_sleep(preset: Preset) -> Preset:
-    none = {"evicted_seeds": (), "full_cache_seeds": ()}
-    return dataclasses.replace(preset, match=("tokens",), **none)  # type: ignore[arg-type]
-
-
-def _every_pair_once(config: RunConfig) -> RunConfig:
-    """With another P twice as many keys, and a question about every pair."""
-    task = config.task
-    assert isinstance(task, RecallConfig)
-    changed = dataclasses.replace(task, keys=2 * task.pairs, questions=task.pairs)
-    return dataclasses.replace(config, task=changed)
+    return recall_pairs.smoke(cpu())
 
 
 def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
@@ -121,26 +89,6 @@ def _read(planned: Sequence[Cell], directory: Path) -> None:
         return {"readings": readings(run), "state_bytes": state_bytes(cell.config)}
 
     write_missing(planned, directory, measured)
-
-
-def state_bytes(config: RunConfig) -> int:
-    """What one sequence has kept of its context in float32 when the questions come."""
-    import jax
-
-    from sleep_jax.model import decoder
-
-    model = dataclasses.replace(config.model, activation_dtype="float32")
-    length = config.task.context_windows * config.task.window
-    keeps = config.sleep.cache == "keep"
-
-    def state() -> Any:
-        fast = decoder.initial_fast_weights(model, 1)
-        if not keeps:
-            return fast
-        cache = decoder.with_cache(model, fast, 1, span=length, kept=0, room=length)
-        return [(block.keys, block.values) for block in cache.values()]
-
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(state)))
 
 
 def readings(run: Path) -> list[dict[str, Any]]:
@@ -229,7 +177,7 @@ EXPERIMENT = binary.Experiment(
     depth_flag=PAIRS,
     lowest_depth=4,
     about=lambda task: {},
-    adapt=_every_pair_once,
+    adapt=recall_pairs.every_pair_once,
     swept={
         "model.attention.routing.chunk": _CHUNK.name,
         **{

@@ -1,5 +1,6 @@
 """What is measured on a trained model afterwards, and kept beside its row."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from experiments.cells import Cell
 from experiments.report import files
+from sleep_jax.config import RunConfig
 
 log = logging.getLogger("sleep_jax")
 
@@ -27,3 +29,31 @@ def write_missing(
         if not path.exists():
             log.info("reading %s", cell.name)
             records.write_json(path, measure(cell, path.parent))
+
+
+def state_bytes(config: RunConfig) -> int:
+    """What one sequence has kept of its context in float32 when the questions come."""
+    import jax
+
+    from sleep_jax.model import decoder
+
+    model = dataclasses.replace(config.model, activation_dtype="float32")
+    length = config.task.context_windows * config.task.window
+
+    def state() -> Any:
+        fast = decoder.initial_fast_weights(model, 1)
+        if config.sleep.cache != "keep":
+            return fast
+        cache = decoder.with_cache(model, fast, 1, span=length, kept=0, room=length)
+        return [(block.keys, block.values) for block in cache.values()]
+
+    sizes = (leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(state)))
+    return round(sum(sizes) * _share_kept(config, length))
+
+
+def _share_kept(config: RunConfig, length: int) -> float:
+    """Of a cache of `length` tokens: local units need those of their window before the next."""
+    if not config.model.is_local:
+        return 1.0
+    local = min(config.model.attention.local.window - 1, length) / length
+    return 1 - config.consa.share * (1 - local)

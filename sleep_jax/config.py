@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from sleep_jax.model.config import ModelConfig, require
+from sleep_jax.stage_config import MOST_PASSES, TRAINED, ConsaConfig, CurriculumConfig
 from sleep_jax.tasks.rule110 import Rule110Config
 from sleep_jax.tasks.task import Task
 
-# What an update changes: every parameter, or those of the fast-weight blocks alone.
-TRAINED = ("all", "fast_weights")
-MOST_STEPS, MOST_PASSES = 10**7, 1000  # what is kept for each step and pass stays small
+MOST_STEPS = 10**7  # what is kept for each step stays small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,61 +85,6 @@ class OptimizerConfig:
         total = self.warmup_fraction + self.decay_fraction
         require(total <= 1, "optimizer.decay_fraction", self.decay_fraction, "<= 1 - warm-up")
         require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, ">= 0")
-
-
-@dataclasses.dataclass(frozen=True)
-class CurriculumConfig:
-    """What changes in the course of training; evaluation is at the task's own depth and N.
-
-    Attributes:
-      rollout_steps: t of Rule 110 for the first `share` of the run, in this order and for equally
-        long; after them the task's own t. Empty: its own from the start.
-      passes: N for the first `share` of the run, likewise.
-      drawn_passes: N is drawn from these for every batch, each equally often: elastic sleep.
-      share: of the run's steps.
-      climb_at: t begins at 1 and rises by one, up to the task's own, whenever this share of the
-        sequences of the last `climb_every` batches was right. Evaluation is then at the t of the
-        moment. 0: off.
-      climb_every: after so many steps that is asked, and again after as many.
-      hard_eviction: share of the run's steps, at its start, in which the whole cache is evicted
-        where sleep.cache="slide": fast weights are learned before keys and values outlive a window
-        (arXiv 2605.26099 for Ouro with a sliding window: one epoch of three).
-      hard_eviction_trained: what these steps change, one of TRAINED; in the paper the fast-weight
-        blocks alone.
-    """
-
-    rollout_steps: tuple[int, ...] = ()
-    passes: tuple[int, ...] = ()
-    drawn_passes: tuple[int, ...] = ()
-    share: float = 2 / 3
-    climb_at: float = 0.0
-    climb_every: int = 50
-    hard_eviction: float = 0.0
-    hard_eviction_trained: str = "all"
-
-    def validate(self) -> None:
-        """Raises UserError naming the field."""
-        for name, least in (("rollout_steps", 0), ("passes", 1), ("drawn_passes", 1)):
-            values = getattr(self, name)
-            most = MOST_PASSES if least else math.inf
-            allowed = f"whole numbers >= {least}" + f", up to {most}" * bool(least)
-            possible = all(least <= n <= most for n in values)
-            require(possible, f"curriculum.{name}", values, allowed)
-        require(0 < self.share <= 1, "curriculum.share", self.share, "a share of the run, 0 to 1")
-        hard = self.hard_eviction
-        require(0 <= hard < 1, "curriculum.hard_eviction", hard, "a share of the run, 0 to 1")
-        trained = self.hard_eviction_trained
-        known = ", ".join(TRAINED)
-        require(trained in TRAINED, "curriculum.hard_eviction_trained", trained, known)
-        climb, allowed = self.climb_at, "a share of the sequences, 0 to 1"
-        require(0 <= climb <= 1, "curriculum.climb_at", climb, allowed)
-        require(self.climb_every >= 1, "curriculum.climb_every", self.climb_every, ">= 1")
-        allowed = "empty where curriculum.climb_at is given"
-        easier = self.rollout_steps
-        require(not (climb and easier), "curriculum.rollout_steps", easier, allowed)
-        both = bool(self.passes and self.drawn_passes)
-        allowed = "empty where curriculum.passes is given"
-        require(not both, "curriculum.drawn_passes", self.drawn_passes, allowed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,15 +166,15 @@ class RunConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
+    consa: ConsaConfig = ConsaConfig()
 
     def validate(self) -> None:
         """Raises UserError with one line for the first field that cannot be."""
         for field, value in flatten(to_dict(self)).items():
             finite = not isinstance(value, float) or math.isfinite(value)
             require(finite, field, value, "a finite number")
-        parts = (self.model, self.sleep, self.task, self.optimizer, self.train, self.curriculum)
-        for part in parts:
-            part.validate()
+        for field in dataclasses.fields(self):
+            getattr(self, field.name).validate()
         easier = self.curriculum.rollout_steps
         require(
             not easier or isinstance(self.task, Rule110Config),
@@ -259,6 +203,7 @@ class RunConfig:
         self._validate_prime_mlp()
         self._validate_latents()
         self._validate_routing()
+        self._validate_local()
         vocabulary = self.model.vocab_size
         needed = self.task.vocab_size
         require(vocabulary >= needed, "model.vocab_size", vocabulary, f">= {needed} for this task")
@@ -356,6 +301,22 @@ class RunConfig:
         chunk, length = self.model.attention.routing.chunk, self.sequence_length
         allowed = f"1 to {length - 1}, less than the sequence"
         require(chunk < length, "model.attention.routing.chunk", chunk, allowed)
+
+    def _validate_local(self) -> None:
+        """Raises UserError where there is no cache to keep a part of, or no such part."""
+        if not self.model.is_local:
+            return
+        at = "model.attention.local.window > 0"
+        _require_all([("sleep.cache", self.sleep.cache, "keep")], at)
+        window, length = self.model.attention.local.window, self.sequence_length
+        allowed = f"1 to {length - 1}, less than the sequence"
+        require(window < length, "model.attention.local.window", window, allowed)
+        blocks, units = self.model.pattern.count("attention"), self.model.attention.units
+        self.consa.validate_units(blocks, units)
+        first, last = self.consa.steps(self.steps)
+        allowed = "at least one step ahead of consa.end"
+        chooses = self.consa.by != "learned" or first < last
+        require(chooses, "consa.begin", self.consa.begin, allowed)
 
     @property
     def sequence_length(self) -> int:

@@ -1,5 +1,7 @@
 """What a run trains on at each step: the depth of its examples, N, the cache, which parameters.
 
+And whether it is being learned which of them read all of the cache.
+
 Touches no device.
 """
 
@@ -24,6 +26,7 @@ class Stage(NamedTuple):
     passes: int  # N
     cache: str  # as in SleepConfig
     trained: str  # as in OptimizerConfig
+    choosing: bool = False  # whether which heads read all of the cache is being learned (consa.py)
 
 
 def stages_by_step(config: RunConfig) -> tuple[list[Stage], NDArray[np.int64]]:
@@ -36,10 +39,17 @@ def stages_by_step(config: RunConfig) -> tuple[list[Stage], NDArray[np.int64]]:
         ("evict", change.hard_eviction_trained),
         (config.sleep.cache, config.optimizer.trained),
     )
-    late = np.arange(config.steps) >= round(config.steps * change.hard_eviction)
+    step = np.arange(config.steps)
+    late = step >= round(config.steps * change.hard_eviction)
+    first, last = config.consa.steps(config.steps)
+    learns = config.model.is_local and config.consa.by == "learned"
+    choosing = learns & (first <= step) & (step < last)
     # One number a stage: runs have millions of steps, and few stages.
-    codes, which = np.unique(2 * passes_by_step(config) + late, return_inverse=True)
-    return [Stage(int(code) // 2, *kinds[int(code) % 2]) for code in codes], which
+    codes, which = np.unique(4 * passes_by_step(config) + 2 * choosing + late, return_inverse=True)
+    stages = [
+        Stage(code // 4, *kinds[code % 2], choosing=code // 2 % 2 == 1) for code in codes.tolist()
+    ]
+    return stages, which
 
 
 def passes_by_step(config: RunConfig) -> NDArray[np.int64]:

@@ -44,6 +44,7 @@ def block_flops(config: ModelConfig, mixer: str, length: int, kept: int = 0) -> 
         out = d * a.heads * a.head_dim
         into, write = out + 2 * d * a.kv_heads * a.head_dim, 0
         read = 2 * a.heads * a.head_dim * (kept + length + a.sink)
+        read *= 1 + a.local.relaxed  # both kinds
         if chunk := a.routing.chunk:  # keys of chunks, and their logits
             read += 2 * a.kv_heads * a.head_dim + a.heads * a.head_dim * (length // chunk)
     elif mixer == "prime_mlp":
@@ -202,7 +203,8 @@ def training_flops_by_step(config: RunConfig) -> NDArray[np.object_]:
 def _in_stage(config: RunConfig, stage: Stage) -> RunConfig:
     sleep = dataclasses.replace(config.sleep, passes=stage.passes, cache=stage.cache)
     optimizer = dataclasses.replace(config.optimizer, trained=stage.trained)
-    return dataclasses.replace(config, sleep=sleep, optimizer=optimizer)
+    model = config.model.relaxed() if stage.choosing else config.model
+    return dataclasses.replace(config, model=model, sleep=sleep, optimizer=optimizer)
 
 
 def training_flops(config: RunConfig) -> int:

@@ -11,7 +11,7 @@ claims/           which launcher is at work on it: see claims.py
 profile/          with --profile_steps, the XProf trace of a window of steps
 evaluation/       with `make evaluate`, what the trained model scores elsewhere; it decides nothing
 row.json          the result, written last: a directory that has it is finished
-readings.json     of EXP=qk_restore and EXP=knowledge_seeding, what was measured on the finished run
+readings.json     of some experiments, what was measured on the finished run
 """
 
 import importlib.metadata
@@ -175,7 +175,7 @@ class Metrics:
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Adds `{"kind": kind, "step": step, **values}`; kind is "train" or "evaluation"."""
+        """Adds `{"kind": kind, "step": step, **values}`: "train", "evaluation" or "decision"."""
         record = {"kind": kind, "step": step, **values}
         self.records.append(record)
         if not self._writes:
@@ -183,7 +183,8 @@ class Metrics:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         for name, value in flatten(values).items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
+            if not isinstance(value, list):
+                self._events.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
         if self._writes:
@@ -201,6 +202,7 @@ def curve(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for record in records:
         if record["kind"] == "train":
             batches.append(record["exact_accuracy"])
+        if record["kind"] != "evaluation":
             continue
         point = {name: record[name] for name in record if name not in ("kind", "loss")}
         if batches:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from sleep_jax.model import routing
+from sleep_jax.model import local, routing
 from sleep_jax.model.config import AttentionConfig
 from sleep_jax.model.layers import Linear, RMSNorm, parameter, rotate
 
@@ -108,12 +108,19 @@ class Attention(nn.Module):
                 query = query.reshape(c.kv_heads, c.head_dim)
                 y, chunks = routing.attend(q, k, v, query, c.routing)
                 self.sow("routing", "chunks", chunks)
+            elif c.local.window:
+                # All shards of `tensor` share the choice of a layer, and each has own heads'.
+                axes = ("heads",) if c.local.unit == "head" else ("head",)
+                init = nn.initializers.constant(local.LIMIT)
+                log_alpha = parameter(self, "log_alpha", init, axes, (c.units,))
+                y = local.attend(q, k, v, log_alpha, c.local)
             elif c.sink:
                 y = _with_sink(q, k, v, jnp.tri(x.shape[1], dtype=bool))
             else:
                 y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         else:
             assert not c.routing.chunk, "routing wants the whole sequence in one window"
+            assert not c.local.window, "local heads want the whole sequence in one window"
             positions = cache.end + jnp.arange(x.shape[1])
             q, k = (rotate(y, c.rope_theta, positions) for y in (q, k))
             cache = cache.written(k, v)

@@ -54,6 +54,31 @@ class RoutingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LocalConfig:
+    """Attention of which some units read all of a kept cache, and others the nearest tokens alone.
+
+    Which do is a parameter of every block, log alpha (ConSA, arXiv 2606.18056; model/local.py).
+
+    Attributes:
+      window: w, tokens that a local unit reads, itself included; 0: off, all units read all.
+      unit: "head", a KV head with its query heads, or "layer".
+      relaxed: outputs of both kinds are mixed, as while a choice is learned; else log alpha > 0
+        reads all.
+    """
+
+    window: int = 0
+    unit: str = "head"
+    relaxed: bool = False
+
+    def validate(self) -> None:
+        require(self.window >= 0, "model.attention.local.window", self.window, ">= 0 (0: off)")
+        units = ("head", "layer")
+        require(self.unit in units, "model.attention.local.unit", self.unit, ", ".join(units))
+        allowed = "false: training sets it while a choice is learned"
+        require(not self.relaxed, "model.attention.local.relaxed", self.relaxed, allowed)
+
+
+@dataclasses.dataclass(frozen=True)
 class AttentionConfig:
     """Softmax attention.
 
@@ -68,6 +93,12 @@ class AttentionConfig:
     rope_theta: float = 10_000.0
     sink: bool = False
     routing: RoutingConfig = RoutingConfig()
+    local: LocalConfig = LocalConfig()
+
+    @property
+    def units(self) -> int:
+        """Of a block, those that read all of the cache or a part of it."""
+        return self.kv_heads if self.local.unit == "head" else 1
 
     def validate(self) -> None:
         require(self.heads >= 1, "model.attention.heads", self.heads, ">= 1")
@@ -81,9 +112,16 @@ class AttentionConfig:
         require(even, "model.attention.head_dim", self.head_dim, "even, >= 2 (RoPE turns pairs)")
         require(self.rope_theta > 0, "model.attention.rope_theta", self.rope_theta, "> 0")
         self.routing.validate()
+        self.local.validate()
         routed = self.routing.chunk > 0
         allowed = "false with model.attention.routing.chunk > 0"
         require(not (routed and self.sink), "model.attention.sink", self.sink, allowed)
+        local = self.local.window > 0
+        allowed = "false with model.attention.local.window > 0"
+        require(not (local and self.sink), "model.attention.sink", self.sink, allowed)
+        allowed = "0 with model.attention.local.window > 0"
+        chunk = self.routing.chunk
+        require(not (local and routed), "model.attention.routing.chunk", chunk, allowed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +236,16 @@ class ModelConfig:
     def is_routed(self) -> bool:
         """Whether attention reads chosen chunks of its cache alone."""
         return self.attention.routing.chunk > 0 and "attention" in self.pattern
+
+    @property
+    def is_local(self) -> bool:
+        """Whether some heads or layers may read a part of the cache alone."""
+        return self.attention.local.window > 0 and "attention" in self.pattern
+
+    def relaxed(self) -> "ModelConfig":
+        """The model while it is learned which heads or layers read all of the cache."""
+        local = dataclasses.replace(self.attention.local, relaxed=True)
+        return dataclasses.replace(self, attention=dataclasses.replace(self.attention, local=local))
 
     @property
     def has_latents(self) -> bool:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from sleep_jax import distributed, processes, records
+from sleep_jax import consa, distributed, processes, records
 from sleep_jax.chips import CHIPS
 from sleep_jax.config import RunConfig, to_dict
 from sleep_jax.curriculum import Ladder, Stage, stages_by_step
@@ -20,6 +20,7 @@ from sleep_jax.model.decoder import Parameters
 from sleep_jax.pretrained import llama
 from sleep_jax.training import warm_start
 from sleep_jax.training.checkpoint import Checkpoints
+from sleep_jax.training.deciding import decide, decision_step
 from sleep_jax.training.evaluation import (
     evaluate,
     evaluation_steps,
@@ -27,7 +28,7 @@ from sleep_jax.training.evaluation import (
 )
 from sleep_jax.training.examples import Examples
 from sleep_jax.training.goodput import TRAINING, Goodput, summary
-from sleep_jax.training.optimizer import label, path_name, schedule
+from sleep_jax.training.optimizer import path_name, schedule, table
 from sleep_jax.training.step import (
     Program,
     TrainState,
@@ -102,6 +103,7 @@ class _Run:
         self.program = Program.of(config, mesh.devices.flat[0].platform)
         self.stages, self.stage_at = stages_by_step(config)
         self.compiled: dict[Stage, jax.stages.Compiled] = {}
+        self.decides_at = decision_step(config)
         self.rate = schedule(config.optimizer, config.steps)
         self.ladder = Ladder(config)
         self.flops = np.cumsum(training_flops_by_step(config))
@@ -116,7 +118,8 @@ class _Run:
         self.goodput.resume({"lost": self._lost()})
         self.tracer = Tracer(profile_steps, directory)
         if processes.is_first():
-            records.write_json(directory / "parameters.json", self._parameter_table())
+            listed = table(self.state.params, config.optimizer.trained)
+            records.write_json(directory / "parameters.json", listed)
         self.pending: tuple[int, dict[str, jax.Array]] | None = None
         self.goodput.charge("other")
         self.logged = (self.step, self.goodput.now())
@@ -127,8 +130,9 @@ class _Run:
         if restored is None:
             state = make_init(self.program, self.mesh)(self.config.train.seed)
             learned = warm_start.parameters(self.config, self.directory, self.mesh)
-            params = self._pretrained(state.params) if learned is None else learned
-            return state.replace(params=params), 0, None
+            if learned is None:
+                learned = self._pretrained(state.params)
+            return state.replace(params=learned), 0, None
         step, state, progress = restored
         if "ladder" in progress:
             self.ladder.restore(progress["ladder"])
@@ -139,35 +143,19 @@ class _Run:
     def _pretrained(self, params: Parameters) -> Parameters:
         """The parameters, those that the run's pretrained file has taken from there."""
         name = self.config.train.pretrained
-        if not name:
-            return params
-        found = llama.parameters(name, self.config.model)
-        return jax.tree_util.tree_map_with_path(
-            lambda path, drawn: (
-                distributed.whole_array(found[path_name(path)], drawn.sharding)
-                if path_name(path) in found
-                else drawn
-            ),
-            params,
-        )
+        found = llama.parameters(name, self.config.model) if name else {}
+
+        def of(path: tuple[Any, ...], drawn: jax.Array) -> jax.Array:
+            given = found.get(path_name(path))
+            return drawn if given is None else distributed.whole_array(given, drawn.sharding)
+
+        return jax.tree_util.tree_map_with_path(of, params)
 
     def _lost(self) -> float:
         """Seconds from the checkpoint to the last record of a process that was killed."""
         saved = sum(self.goodput.seconds.values())
         known = [r["wall_seconds"] for r in self.metrics.dropped if r["kind"] == "train"]
         return max([0.0, *(seconds - saved for seconds in known)])
-
-    def _parameter_table(self) -> list[dict[str, Any]]:
-        leaves = jax.tree_util.tree_flatten_with_path(self.state.params)[0]
-        return [
-            {
-                "path": path_name(path),
-                "shape": list(leaf.shape),
-                "sharding": str(leaf.sharding.spec),
-                "optimizer": label(path_name(path), self.config.optimizer.trained),
-            }
-            for path, leaf in leaves
-        ]
 
     def to_the_end(self, should_stop: Callable[[], bool]) -> None:
         config, steps = self.config, self.config.steps
@@ -177,6 +165,8 @@ class _Run:
             if should_stop() or self.checkpoints.preempted(self.step):
                 self._save()
                 raise Interrupted(f"stopped at step {self.step} of {steps}, which is saved")
+            if self.step == self.decides_at:  # a checkpoint of this step has it still before it
+                self._decide()
             self._one_step()
             if self.step % config.train.log_every == 0 or self.step == 1:
                 self._log()
@@ -191,17 +181,25 @@ class _Run:
             if self.checkpoints.due(self.step) or self.step == steps or self.reached:
                 self._save()
 
+    def _decide(self) -> None:
+        """Which heads or layers read all of the cache, once and for all."""
+        with self.goodput.spent("other"):
+            params, record = decide(self.config, self.program, self.mesh, self.state.params)
+        self.state = self.state.replace(params=params)
+        self.metrics.write("decision", self.step, record)
+
     def _one_step(self) -> None:
         with self.goodput.spent("data"):
             batch = distributed.to_mesh(next(self.examples.batches), self.mesh)
             rate = jnp.asarray(self.rate(self.step), jnp.float32)
         stage = self.stages[self.stage_at[self.step]]
+        given = (batch, rate, *([consa.choice(self.config, self.step)] if stage.choosing else []))
         if stage not in self.compiled:
             step = make_train_step(self.program.in_stage(stage), self.mesh)
             with self.goodput.spent("compile"):  # and waits for the other processes
-                self.compiled[stage] = processes.compiled(step, self.state, batch, rate)
+                self.compiled[stage] = processes.compiled(step, self.state, *given)
         with self.tracer.step(self.step + 1, self.state), self.goodput.spent(TRAINING):
-            self.state, metrics = self.compiled[stage](self.state, batch, rate)
+            self.state, metrics = self.compiled[stage](self.state, *given)
             self.step += 1
             self.ladder.saw(metrics["exact_accuracy"])
             previous, self.pending = self.pending, (self.step, metrics)
@@ -354,6 +352,7 @@ class _Run:
             "floor": float(self.examples.floor["exact"]),
             "label_floor": float(self.examples.floor["label"]),
             **self._in_detail(final),
+            **self._decision(),
             **self._target(),
             "evaluation_sequences": config.train.evaluation_sequences,
             "evaluation_split": config.train.evaluation_split,
@@ -378,6 +377,14 @@ class _Run:
                 depth: {**values, "floor": floors[int(depth)]} for depth, values in by_depth.items()
             }
         return detail
+
+    def _decision(self) -> dict[str, Any]:
+        """Which heads or layers read all of the cache, and what that was decided from."""
+        found = [record for record in self.metrics.records if record["kind"] == "decision"]
+        fields = ("kind", "step")
+        return (
+            {"decision": {k: v for k, v in found[-1].items() if k not in fields}} if found else {}
+        )
 
     def _target(self) -> dict[str, Any]:
         """What a run that may end early was to reach, and for how much at most."""

@@ -1,6 +1,7 @@
 """Muon for hidden matrices, AdamW for the rest, each with its own rate under one schedule shape.
 
-`OptimizerConfig.trained` may leave all but the fast-weight blocks as they are.
+`OptimizerConfig.trained` may leave all but the fast-weight blocks as they are. Log alpha, where a
+model has it, is learned in a way of its own (consa.py), or is not learned.
 
 Built from optax's parts rather than with `optax.contrib.muon`, whose defaults pick the wrong
 parameters for Muon, reuse Muon's rate for Adam, and turn Adam into NAdam.
@@ -15,11 +16,13 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from sleep_jax import consa
 from sleep_jax.config import OptimizerConfig
+from sleep_jax.stage_config import ConsaConfig
 from sleep_jax.training.muon import scale_by_muon
 
 _ITERATIONS = 5  # of Newton and Schulz, optax's default
-MUON, ADAMW, FROZEN = "muon", "adamw", "frozen"
+MUON, ADAMW, FROZEN, GATES = "muon", "adamw", "frozen", "gates"
 # Kernels between the residual stream and a block's inside, by the module that holds them. The
 # gates of the delta rule (alpha, beta) are a column a head: scalars of the SSM rather than a
 # matrix, so they go with the rest. A decay a channel (KDA) and the generator of the dynamic
@@ -41,14 +44,29 @@ def path_name(path: tuple[Any, ...]) -> str:
 def label(path: str, trained: str = "all") -> str:
     """The optimizer of one parameter, by its path; `trained` as in `OptimizerConfig`."""
     *parents, name = path.split("/")
+    if name == consa.LEAF:
+        return GATES
     if trained == "fast_weights" and not (parents and parents[0].endswith("gated_delta_net")):
         return FROZEN
     return MUON if parents and name in _HIDDEN.get(parents[-1], ()) else ADAMW
 
 
 def labels(params: Any, trained: str = "all") -> Any:
-    """Tree of `MUON`, `ADAMW` or `FROZEN`, one a parameter."""
+    """Tree of `MUON`, `ADAMW`, `FROZEN` or `GATES`, one a parameter."""
     return jax.tree_util.tree_map_with_path(lambda path, _: label(path_name(path), trained), params)
+
+
+def table(params: Any, trained: str = "all") -> list[dict[str, Any]]:
+    """What parameters.json says of each: path, shape, sharding and optimizer."""
+    return [
+        {
+            "path": path_name(path),
+            "shape": list(leaf.shape),
+            "sharding": str(leaf.sharding.spec),
+            "optimizer": label(path_name(path), trained),
+        }
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    ]
 
 
 def without_frozen_gradients(params: Any, trained: str) -> Any:
@@ -94,13 +112,17 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     )
 
 
-def optimizer(config: OptimizerConfig, shardings: Any = None) -> optax.GradientTransformation:
+def optimizer(
+    config: OptimizerConfig, shardings: Any = None, choice: ConsaConfig | None = None
+) -> optax.GradientTransformationExtraArgs:
     """The transformation at full rates; the step multiplies its updates by the schedule.
 
     Keeping the schedule outside lets runs of every length share one compiled step.
 
     Args:
       shardings: of the parameters, a `NamedSharding` each; None on one device.
+      choice: how log alpha is learned, of which `update` is then told the `share` of the moment;
+        None: never.
     """
     muon = optax.chain(
         scale_by_muon(config.muon_momentum, shardings),
@@ -116,10 +138,11 @@ def optimizer(config: OptimizerConfig, shardings: Any = None) -> optax.GradientT
         weight_decay=config.weight_decay,
         nesterov=False,
     )
+    gates = optax.set_to_zero() if choice is None else consa.constrained(choice)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.partition(
-            {MUON: muon, ADAMW: adamw, FROZEN: optax.set_to_zero()},
+            {MUON: muon, ADAMW: adamw, FROZEN: optax.set_to_zero(), GATES: gates},
             functools.partial(labels, trained=config.trained),
         ),
     )

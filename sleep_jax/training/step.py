@@ -12,11 +12,12 @@ from flax import struct
 from jax import lax
 from jax.sharding import Mesh
 
-from sleep_jax import distributed, sleep
+from sleep_jax import consa, distributed, sleep
 from sleep_jax.config import OptimizerConfig, RunConfig, SleepConfig
 from sleep_jax.curriculum import Stage
 from sleep_jax.model import decoder
 from sleep_jax.model.config import ModelConfig
+from sleep_jax.stage_config import ConsaConfig
 from sleep_jax.training.optimizer import (
     optimizer,
     without_frozen_gradients,
@@ -45,6 +46,8 @@ class Program:
     accumulate: int = 1  # micro-batches, one after the other, whose gradients are summed
     # What this update changes, one of TRAINED; the moments are those of `optimizer.trained`.
     trained: str = "all"
+    learns: ConsaConfig | None = None  # how log alpha is learned, where some updates learn it
+    choosing: bool = False  # whether this one does
 
     @classmethod
     def of(cls, config: RunConfig, platform: str) -> "Program":
@@ -53,8 +56,15 @@ class Program:
         if dtype == "auto":
             dtype = "float32" if platform == "cpu" else "bfloat16"
         model = dataclasses.replace(config.model, activation_dtype=dtype)
-        trained = config.optimizer.trained
-        return cls(model, config.sleep, config.optimizer, config.train.accumulate, trained)
+        learns = config.consa if model.is_local and config.consa.by == "learned" else None
+        return cls(
+            model,
+            config.sleep,
+            config.optimizer,
+            config.train.accumulate,
+            config.optimizer.trained,
+            learns,
+        )
 
     def at(self, passes: int) -> "Program":
         """The same at another N."""
@@ -62,8 +72,13 @@ class Program:
 
     def in_stage(self, stage: Stage) -> "Program":
         """The same in a stage of the run's curriculum."""
-        loop = dataclasses.replace(self.sleep, passes=stage.passes, cache=stage.cache)
-        return dataclasses.replace(self, sleep=loop, trained=stage.trained)
+        return dataclasses.replace(
+            self,
+            model=self.model.relaxed() if stage.choosing else self.model,
+            sleep=dataclasses.replace(self.sleep, passes=stage.passes, cache=stage.cache),
+            trained=stage.trained,
+            choosing=stage.choosing,
+        )
 
 
 def predict(model: ModelConfig, loop: SleepConfig, params: Any, batch: Batch) -> jax.Array:
@@ -131,7 +146,8 @@ def init_state(program: Program, seed: jax.Array | int) -> TrainState:
     """State of step 0; parameters are drawn from `fold_in(key(seed), 0)`."""
     key = jax.random.fold_in(jax.random.key(seed), 0)
     params = decoder.init(program.model, key)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer(program.optimizer).init(params))
+    transformation = optimizer(program.optimizer, choice=program.learns)
+    return TrainState(jnp.zeros((), jnp.int32), params, transformation.init(params))
 
 
 def abstract_state(program: Program) -> TrainState:
@@ -146,7 +162,7 @@ def _abstract_state(program: Program) -> TrainState:
 
 def _whatever_passes(program: Program) -> Program:
     # The state is that of the model and its optimizer: one for every N and stage.
-    return Program(program.model, SleepConfig(), program.optimizer)
+    return Program(program.model, SleepConfig(), program.optimizer, learns=program.learns)
 
 
 def state_shardings(program: Program, mesh: Mesh) -> TrainState:
@@ -203,33 +219,40 @@ def _make_init(program: Program, mesh: Mesh) -> Callable[[int], TrainState]:
 
 
 @functools.cache
-def make_train_step(
-    program: Program, mesh: Mesh
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+def make_train_step(program: Program, mesh: Mesh) -> Callable[..., tuple[TrainState, Metrics]]:
     """Jitted `(state, batch, rate) -> (state, metrics)`; the state is donated.
 
-    `rate`, float32 scalar, is the schedule's share of the full learning rates. Metrics are `means`
-    of the batch and the norm of the gradient before clipping.
+    `rate`, float32 scalar, is the schedule's share of the full learning rates. A step that is
+    `choosing` has a fourth argument, a `consa.Choice`. Metrics are `means` of the batch and the
+    norm of the gradient before clipping.
     """
     gradient_sum = _gradient_sum(program, mesh)
     shardings = state_shardings(program, mesh)
-    transformation = optimizer(program.optimizer, shardings.params)
+    transformation = optimizer(program.optimizer, shardings.params, program.learns)
 
-    def train_step(state: TrainState, batch: Batch, rate: jax.Array):
-        gradient, sums = gradient_sum(state.params, batch)
+    def train_step(state: TrainState, batch: Batch, rate: jax.Array, *choices: consa.Choice):
+        params = state.params
+        for choice in choices:  # one, or none
+            params = consa.noisy(params, choice.key)
+        gradient, sums = gradient_sum(params, batch)
         labels = jnp.sum(sums["labels"])
         gradient = jax.tree.map(lambda g: g / labels, gradient)
-        updates, opt_state = transformation.update(gradient, state.opt_state, state.params)
+        share = choices[0].share if choices else None
+        updates, opt_state = transformation.update(
+            gradient, state.opt_state, state.params, share=share
+        )
         if program.trained != program.optimizer.trained:
             updates = without_frozen_updates(updates, program.trained)
         params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
         metrics = {**means(sums), "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, opt_state), metrics
 
+    whole = distributed.replicated(mesh)
+    choices = (whole,) if program.choosing else ()
     return jax.jit(
         train_step,
-        in_shardings=(shardings, distributed.batch_sharding(mesh), distributed.replicated(mesh)),
-        out_shardings=(shardings, distributed.replicated(mesh)),
+        in_shardings=(shardings, distributed.batch_sharding(mesh), whole, *choices),
+        out_shardings=(shardings, whole),
         donate_argnums=0,
     )
 

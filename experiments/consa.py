@@ -1,0 +1,121 @@
+"""How many heads need the whole cache, and does learning say which?
+
+    python -m experiments.consa --preset=cpu [--pairs=16] [--window=4] [--passes=1,2]
+        [--arms=full,late,top] [--seeds=0,1] [--workdir=DIR] [--dry_run]
+
+ConSA (arXiv 2606.18056) at the size of a laptop, beside sleep: recall of pairs
+(sleep_jax/tasks/recall.py) by a transformer that keeps its whole cache, by the same one of which
+some heads or layers read a sliding window alone, chosen by L0 regularisation or by a rule, and by
+hybrids that keep no cache but fast weights. All learn from scratch, on the same tokens.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import binary, cells, cli, recall_pairs
+from experiments.cells import Cell
+from experiments.presets import Preset
+from experiments.readings import state_bytes, write_missing
+from experiments.recall_pairs import PAIRS
+from sleep_jax.config import RunConfig
+from sleep_jax.model.config import LocalConfig
+from sleep_jax.stage_config import ConsaConfig
+
+# Learned late: once the whole cache has been learned to be used (by .54 of these tokens at most).
+_LATE = {"by": "learned", "begin": 0.6, "end": 0.75}
+_EARLY = {"by": "learned", "begin": 0.0, "end": 0.15}
+# Unit, and what is chosen how; three of four units local, or in the arms of half, two.
+FULL = "full"
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "local": ("head", {"by": "bottom", "share": 1.0, "end": 0.0}),
+    "late": ("head", {"share": 0.75, **_LATE}),
+    "early": ("head", {"share": 0.75, **_EARLY}),
+    "ranked": ("head", {"share": 0.75, "by": "ranked", "end": 0.75}),
+    "random": ("head", {"share": 0.75, "by": "random", "end": 0.0}),
+    "top": ("head", {"share": 0.75, "by": "top", "end": 0.0}),
+    "bottom": ("head", {"share": 0.75, "by": "bottom", "end": 0.0}),
+    "half_late": ("head", {**_LATE}),
+    "half_each": ("head", {"budget": "each", **_LATE}),
+    "half_layer": ("layer", {**_LATE}),
+    "half_even": ("head", {"budget": "each", "by": "bottom", "end": 0.0}),
+    "half_top": ("head", {"by": "top", "end": 0.0}),
+    "half_bottom": ("head", {"by": "bottom", "end": 0.0}),
+}
+_NAMES = (FULL, *ARMS)
+_ARMS = flags.DEFINE_list("arms", list(_NAMES), f"Transformers: some of {', '.join(_NAMES)}.")
+_WINDOW = flags.DEFINE_integer("window", 4, "w, tokens that a local unit reads.", lower_bound=1)
+
+
+def cpu() -> Preset:
+    """`make experiment EXP=consa`: 16 pairs, 64 tokens, four heads in two blocks.
+
+    The model, the task and the tokens of `EXP=dash_attention`. Expected:
+    experiments/results/consa/cpu.
+    """
+    return recall_pairs.cpu()
+
+
+def smoke() -> Preset:
+    """Every part of the real thing, too short to learn. Used by the tests."""
+    return recall_pairs.smoke(cpu())
+
+
+def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
+    """Transformers by arm, hybrids by N, and smaller N with the FLOPs of the largest."""
+    arms = cli.parse_names(_ARMS.name, _ARMS.value, _NAMES) if _ARMS.value else ()
+    found = []
+    for pairs, seeds in preset.depths.items():
+        base = at[pairs]
+        for arm in arms:
+            found += [_transformer(base, arm, seed) for seed in seeds]
+        found += [cells.hybrid(base, passes, seed) for passes in preset.passes for seed in seeds]
+        found += cells.all_matched(base, preset.passes, preset.match, seeds, preset.matched_rates)
+    return found
+
+
+def _transformer(base: RunConfig, arm: str, seed: int) -> Cell:
+    if arm == FULL:
+        return cells.transformer(base, "keep", seed)
+    unit, choice = ARMS[arm]
+    consa: ConsaConfig = dataclasses.replace(base.consa, **choice)
+    return cells.local(base, LocalConfig(_WINDOW.value, unit), consa, seed)
+
+
+def _read(planned: Sequence[Cell], directory: Path) -> None:
+    """Writes readings.json of every run that has none."""
+
+    def kept(cell: Cell, run: Path) -> dict[str, Any]:
+        return {"state_bytes": state_bytes(cell.config)}
+
+    write_missing(planned, directory, kept)
+
+
+EXPERIMENT = binary.Experiment(
+    name="consa",
+    presets={"cpu": cpu, "smoke": smoke},
+    depth_flag=PAIRS,
+    lowest_depth=4,
+    about=lambda task: {},
+    adapt=recall_pairs.every_pair_once,
+    swept={
+        "model.attention.local.window": _WINDOW.name,
+        "model.attention.local.unit": _ARMS.name,
+        **{f"consa.{field}": _ARMS.name for field in ("by", "share", "budget", "begin", "end")},
+    },
+    planned=_planned,
+    read=_read,
+)
+
+
+def main() -> int:
+    """Plans, runs, reads and reports."""
+    return binary.main(EXPERIMENT)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, sys.argv))
