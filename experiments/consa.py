@@ -35,9 +35,11 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "local": ("head", {"by": "bottom", "share": 1.0, "end": 0.0}),
     "late": ("head", {"share": 0.75, **_LATE}),
     "early": ("head", {"share": 0.75, **_EARLY}),
+    "long": ("head", {"share": 0.75, "by": "learned", "begin": 0.0, "end": 0.75}),
     "ranked": ("head", {"share": 0.75, "by": "ranked", "end": 0.75}),
     "random": ("head", {"share": 0.75, "by": "random", "end": 0.0}),
     "top": ("head", {"share": 0.75, "by": "top", "end": 0.0}),
+    "middle": ("head", {"share": 0.75, "by": "middle", "end": 0.0}),
     "bottom": ("head", {"share": 0.75, "by": "bottom", "end": 0.0}),
     "half_late": ("head", {**_LATE}),
     "half_each": ("head", {"budget": "each", **_LATE}),
@@ -60,9 +62,23 @@ def cpu() -> Preset:
     return recall_pairs.cpu()
 
 
+def deep() -> Preset:
+    """Four blocks, eight heads, so that there is a middle.
+
+    `make experiment EXP=consa PRESET=deep`. Expected: experiments/results/consa/deep.
+    """
+    preset = cpu()
+    model = cells.deeper(preset.config.model, 2)
+    return dataclasses.replace(preset, config=dataclasses.replace(preset.config, model=model))
+
+
 def smoke() -> Preset:
     """Every part of the real thing, too short to learn. Used by the tests."""
-    return recall_pairs.smoke(cpu())
+    preset = recall_pairs.smoke(cpu())
+    model = preset.config.model
+    attention = dataclasses.replace(model.attention, heads=2, kv_heads=2)  # four units, as above
+    model = dataclasses.replace(model, attention=attention)
+    return dataclasses.replace(preset, config=dataclasses.replace(preset.config, model=model))
 
 
 def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
@@ -97,7 +113,7 @@ def _read(planned: Sequence[Cell], directory: Path) -> None:
 
 EXPERIMENT = binary.Experiment(
     name="consa",
-    presets={"cpu": cpu, "smoke": smoke},
+    presets={"cpu": cpu, "deep": deep, "smoke": smoke},
     depth_flag=PAIRS,
     lowest_depth=4,
     about=lambda task: {},

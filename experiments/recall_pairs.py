@@ -15,7 +15,7 @@ PAIRS = flags.DEFINE_list("pairs", None, "P, pairs in the context, or of a day; 
 
 
 def cpu() -> Preset:
-    """16 pairs and a question about each, 64 tokens; a hybrid of two blocks, 31 thousand parameters.
+    """16 pairs and a question about each, 64 tokens, two blocks; a hybrid has 31 thousand weights.
 
     One rate for all, the first that was tried (validation split, one seed).
     """

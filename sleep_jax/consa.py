@@ -116,7 +116,7 @@ def constrained(config: ConsaConfig) -> optax.GradientTransformationExtraArgs:
 
     def update(
         updates: Any,
-        state: ConstrainedState,
+        state: Any,
         params: Any = None,
         *,
         share: jax.Array | None = None,

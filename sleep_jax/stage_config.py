@@ -91,8 +91,8 @@ class ConsaConfig:
     budget: str = "all"
     begin: float = 0.0
     end: float = 0.1
-    learning_rate: float = 0.1
-    multiplier_rate: float = 0.1
+    learning_rate: float = 0.3
+    multiplier_rate: float = 0.01
 
     def validate(self) -> None:
         """Raises UserError naming the field."""

@@ -37,7 +37,7 @@ def build_results(sweep_dir: Path, plan: dict[str, Any]) -> dict[str, Any]:
     `config` has what all runs share, by the names that --set takes, and that of a row the rest.
     """
     kind = kind_of(plan["experiment"])
-    rows = [row for row in load_rows(sweep_dir) if not kind.reads or "readings" in row]
+    rows = [row for row in load_rows(sweep_dir) if not kind.reads or kind.reads in row]
     finished = {row["cell"] for row in rows}
     checking.rows(rows, {**kind.fields, **_RUN_FIELDS}, str(sweep_dir), kind.in_curve)
     summary = kind.summarise(rows)

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.report import (
     checking,
+    choices,
     depth_cost,
     depth_cost_figure,
     depth_figures,
@@ -51,7 +52,7 @@ class Kind(NamedTuple):
     )
     fields: Mapping[str, Any] = checking.ANY_FIELDS  # of every row
     in_curve: Mapping[str, Any] = MappingProxyType({})  # of every point of its curve
-    reads: bool = False  # a finished run counts once it has been read (readings.json)
+    reads: str = ""  # a finished run counts once it has this field, of its readings.json
     # Tables under the main one: title, header, lines.
     also: Callable[[Sequence[Any]], list[tuple[str, Sequence[str], list[list[str]]]]] = (
         lambda summary: []
@@ -156,7 +157,7 @@ QK_RESTORE = GENERIC._replace(
     lines=restored.lines,
     floor="the chance of a guess among the values",
     drawings={"restored.png": restored.draw},
-    reads=True,
+    reads="readings",
 )
 KNOWLEDGE_SEEDING = GENERIC._replace(
     summarise=seeded.summarise,
@@ -165,7 +166,7 @@ KNOWLEDGE_SEEDING = GENERIC._replace(
     lines=seeded.lines,
     floor="the chance of a guess among the values",
     drawings={"seeded.png": seeded.draw},
-    reads=True,
+    reads="readings",
 )
 DASH_ATTENTION = GENERIC._replace(
     summarise=routed.summarise,
@@ -175,7 +176,17 @@ DASH_ATTENTION = GENERIC._replace(
     also=routed.read_otherwise,
     floor="the chance of a guess among the values",
     drawings={"routed.png": routed.draw},
-    reads=True,
+    reads="readings",
+)
+CONSA = GENERIC._replace(
+    summarise=choices.summarise,
+    conclude=choices.conclude,
+    header=lambda summary: choices.HEADER,
+    lines=choices.lines,
+    also=choices.decided,
+    floor="the chance of a guess among the values",
+    drawings={"choices.png": choices.draw},
+    reads="state_bytes",
 )
 KINDS = {
     "cellular_automata": RULE_110,
@@ -189,6 +200,7 @@ KINDS = {
     "rollout_ladder": ROLLOUT_LADDER,
     "cost_of_depth": COST_OF_DEPTH,
     "cost_of_depth_depo": _cost_of_depth(DEPO, depth_cost.DEPO),
+    "consa": CONSA,
     "dash_attention": DASH_ATTENTION,
     "qk_restore": QK_RESTORE,
     "knowledge_seeding": KNOWLEDGE_SEEDING,

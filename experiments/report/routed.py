@@ -27,10 +27,10 @@ from experiments.report.summary import Row, group_rows, interval, mean
 from experiments.report.words import AS_TRAINED, PLAIN, quote, scientific, series_name
 
 FULL = "all of the cache"
-_LEARNED = 0.9
+LEARNED = 0.9
 HEADER = (
     "what is read", "pairs", "seeds n", "recall [95%]", "cache read [95%]", "pair found",
-    f"tokens to {_LEARNED:g}, by seed", "bytes kept", "tokens", "FLOPs",
+    f"tokens to {LEARNED:g}, by seed", "bytes kept", "tokens", "FLOPs",
 )  # fmt: skip
 READ_OTHERWISE = ("trained", "read", "pairs", "seeds n", "recall [95%]", "cache read", "pair found")
 
@@ -48,7 +48,7 @@ class Routed(TypedDict):
     recall: Interval
     share: Interval | None  # of earlier tokens, what a question reads; of routed attention
     found: float | None
-    learned: list[int | None]  # tokens at the first evaluation with _LEARNED, by seed
+    learned: list[int | None]  # tokens at the first evaluation with LEARNED, by seed
     state_bytes: int
     parameters: int
     floor: float
@@ -92,7 +92,7 @@ def _group(rows: Sequence[Row], read: str, found: Sequence[Mapping[str, Any]]) -
         "recall": interval([reading["exact_accuracy"] for reading in found], answers),
         "share": interval(shares, answers) if shares else None,
         "found": mean([reading["found"] for reading in found]) if shares else None,
-        "learned": [_tokens_to_learn(row) for row in rows],
+        "learned": [tokens_to_learn(row) for row in rows],
         "state_bytes": first["state_bytes"],
         "parameters": first["parameters"],
         "floor": first["floor"],
@@ -108,8 +108,9 @@ def _name(row: Row, keeps: bool) -> str:
     return f"fast weights, {series_name(row)}{rest}"
 
 
-def _tokens_to_learn(row: Row) -> int | None:
-    reached = (p["train_tokens"] for p in row["curve"] if p["exact_accuracy"] >= _LEARNED)
+def tokens_to_learn(row: Row) -> int | None:
+    """At the first evaluation with that recall; None: at none."""
+    reached = (p["train_tokens"] for p in row["curve"] if p["exact_accuracy"] >= LEARNED)
     return next(reached, None)
 
 
@@ -128,7 +129,7 @@ def lines(summary: Sequence[Routed]) -> list[list[str]]:
             quote(group["recall"]),
             _share(group),
             _found(group),
-            " ".join(_tokens(count, group["train_tokens"]) for count in group["learned"]),
+            " ".join(tokens_text(count, group["train_tokens"]) for count in group["learned"]),
             f"{group['state_bytes']:,}",
             short(group["train_tokens"]),
             scientific(group["train_flops"]),
@@ -137,7 +138,8 @@ def lines(summary: Sequence[Routed]) -> list[list[str]]:
     ]
 
 
-def _tokens(count: int | None, most: int) -> str:
+def tokens_text(count: int | None, most: int) -> str:
+    """Of a run of `most` tokens."""
     return f">{short(most)}" if count is None else short(count)
 
 

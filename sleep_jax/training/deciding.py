@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -18,6 +19,7 @@ from sleep_jax.training.step import Program
 log = logging.getLogger("sleep_jax")
 _BATCHES = 4  # of training data, by which units are ranked
 _DRAW = 2  # keeps this draw apart from all others made from the run's seed
+_TIE = 1e-6  # of log alpha
 _POLARISED = 2.0
 
 
@@ -48,7 +50,7 @@ def decide(
         "log_alpha": {name: value.tolist() for name, value in before.items()},
         "scores": {name: value.tolist() for name, value in scores.items()},
         "full": full,
-        "expected_local": float(consa.expected_local(every)),
+        "expected_local": float(consa.expected_local(jnp.asarray(every))),
         "local_at_zero": float(np.mean(every <= 0)),
         "polarised": float(np.mean(np.abs(every) > _POLARISED)),
     }
@@ -71,15 +73,17 @@ def _scores(
 ) -> dict[str, np.ndarray]:
     """By block, `[units]` float: those of the largest will read all."""
     blocks, units = sorted(log_alpha), config.model.attention.units
+    lot = np.random.default_rng((config.train.seed, _DRAW)).permutation(len(blocks) * units)
+    lot = lot.reshape(len(blocks), units).astype(float)
     block = np.repeat(np.arange(len(blocks), dtype=float), units).reshape(len(blocks), units)
     match config.consa.by:
         case "learned":
-            return log_alpha
+            # Those that stand at the bound are as good as each other, so lots are drawn.
+            found = np.stack([log_alpha[name] for name in blocks]) + _TIE * lot
         case "ranked":
             return _ranked(config, program, mesh, params, log_alpha)
         case "random":
-            rng = np.random.default_rng((config.train.seed, _DRAW))
-            found = rng.permutation(block.size).reshape(block.shape).astype(float)
+            found = lot
         case "bottom":
             found = -block
         case "top":

@@ -381,10 +381,7 @@ class _Run:
     def _decision(self) -> dict[str, Any]:
         """Which heads or layers read all of the cache, and what that was decided from."""
         found = [record for record in self.metrics.records if record["kind"] == "decision"]
-        fields = ("kind", "step")
-        return (
-            {"decision": {k: v for k, v in found[-1].items() if k not in fields}} if found else {}
-        )
+        return {"decision": found[-1]} if found else {}
 
     def _target(self) -> dict[str, Any]:
         """What a run that may end early was to reach, and for how much at most."""
