@@ -22,6 +22,7 @@ SWEPT = (
     "lclm",
     "lclm_depo",
     "dash_attention",
+    "consa",
     "qk_restore",
     "knowledge_seeding",
 )

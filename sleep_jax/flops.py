@@ -44,7 +44,8 @@ def block_flops(config: ModelConfig, mixer: str, length: int, kept: int = 0) -> 
         out = d * a.heads * a.head_dim
         into, write = out + 2 * d * a.kv_heads * a.head_dim, 0
         read = 2 * a.heads * a.head_dim * (kept + length + a.sink)
-        read *= 1 + a.local.relaxed  # both kinds
+        # Both kinds of attention, which have their logits in common.
+        read += a.local.relaxed * a.heads * a.head_dim * length
         if chunk := a.routing.chunk:  # keys of chunks, and their logits
             read += 2 * a.kv_heads * a.head_dim + a.heads * a.head_dim * (length // chunk)
     elif mixer == "prime_mlp":

@@ -9,7 +9,7 @@ import pytest
 from sleep_jax import distributed, flops
 from sleep_jax.config import OptimizerConfig, SleepConfig
 from sleep_jax.model import decoder, routing
-from sleep_jax.model.config import UPDATE_RULES, AttentionConfig, RoutingConfig
+from sleep_jax.model.config import UPDATE_RULES, AttentionConfig, LocalConfig, RoutingConfig
 from sleep_jax.training.step import Program, _gradient_sum, predict
 from tests import tiny
 
@@ -101,6 +101,27 @@ def test_choosing_chunks_costs_their_keys_and_logits(monkeypatch):
     assert 0.95 < plain / theirs_plain < 1.05 and 0.9 < fine / theirs_fine < 1.05
     # Fewer chunks, fewer logits of them; the rest of routing is the same.
     assert 0.9 < (fine - coarse) / (theirs_fine - theirs_coarse) < 1.1
+
+
+def test_both_kinds_of_attention_are_counted_while_a_choice_is_learned():
+    config = tiny.run_config(passes=1)
+    task = dataclasses.replace(config.task, width=63, window=63)
+    wide = dataclasses.replace(MODEL.attention, heads=4, kv_heads=2, head_dim=128)
+
+    def counts(local):
+        attention = dataclasses.replace(wide, local=local)
+        model = dataclasses.replace(MODEL, pattern=("attention",), attention=attention)
+        kept = dataclasses.replace(
+            config, model=model, task=task, sleep=SleepConfig(cache="keep", remat="none")
+        )
+        return flops.forward_flops(kept, 1), compiled_flops(kept)
+
+    (plain, theirs_plain), (masked, theirs_masked), (mixed, theirs_mixed) = map(
+        counts, (LocalConfig(), LocalConfig(4), LocalConfig(4, relaxed=True))
+    )
+    assert plain == masked and 0.95 < theirs_masked / theirs_plain < 1.05
+    assert 0.95 < mixed / theirs_mixed < 1.05
+    assert 0.9 < (mixed - plain) / (theirs_mixed - theirs_plain) < 1.1
 
 
 def test_the_keys_of_chunks_are_counted():

@@ -18,14 +18,22 @@ from jax.sharding import AxisType, PartitionSpec
 
 from experiments.aot import cost, hlo
 from pallas_kernels import gated_delta_rule, tpu
-from sleep_jax import distributed, records, trained
+from sleep_jax import consa, distributed, records, trained
+from sleep_jax.config import ConsaConfig, SleepConfig
+from sleep_jax.curriculum import Stage
 from sleep_jax.distributed import MeshConfig
 from sleep_jax.errors import UserError
 from sleep_jax.model import decoder
-from sleep_jax.model.config import LatentsConfig, PrimeMLPConfig, RoutingConfig
+from sleep_jax.model.config import (
+    AttentionConfig,
+    LatentsConfig,
+    LocalConfig,
+    PrimeMLPConfig,
+    RoutingConfig,
+)
 from sleep_jax.model.decoder import count_parameters
 from sleep_jax.tasks.task import TRAIN
-from sleep_jax.training import evaluation, loop, step, warm_start
+from sleep_jax.training import deciding, evaluation, loop, step, warm_start
 from sleep_jax.training.optimizer import optimizer
 from sleep_jax.training.step import Program
 from tests import marks, tiny
@@ -177,6 +185,39 @@ def test_heads_choose_their_chunks_on_their_own_shard():
     config = dataclasses.replace(CONFIG, model=model, sleep=kept)
     config.validate()
     assert_same(run(config, mesh_of((2, 2, 2))), reference(config), 1e-5)
+
+
+@pytest.mark.parametrize("unit, budget", [("head", "all"), ("layer", "all"), ("head", "each")])
+def test_a_choice_of_heads_is_learned_and_decided_as_on_one_device(unit, budget):
+    """Log alpha of heads is split over `tensor`, that of a layer is on every shard."""
+    attention = AttentionConfig(heads=4, kv_heads=2, head_dim=8, local=LocalConfig(3, unit))
+    model = dataclasses.replace(CONFIG.model, pattern=("attention",) * 2, attention=attention)
+    config = dataclasses.replace(
+        CONFIG,
+        model=model,
+        sleep=SleepConfig(cache="keep"),
+        consa=ConsaConfig(budget=budget, end=0.9),
+    )
+    config.validate()
+    program = Program.of(config, "cpu").in_stage(Stage(1, "keep", "all", choosing=True))
+    found = []
+    for mesh in (distributed.make_mesh(devices=jax.devices()[:1]), mesh_of((2, 2, 2))):
+        update = step.make_train_step(program, mesh)
+        state = jax.device_put(initial_state(config), step.state_shardings(program, mesh))
+        for index in range(STEPS):
+            rows = distributed.to_mesh(batch(index, config), mesh)
+            state, _ = update(state, rows, jnp.float32(1.0), consa.choice(config, index))
+        params, record = deciding.decide(config, Program.of(config, "cpu"), mesh, state.params)
+        assert consa.gates(params)["block_00_attention"].sharding.is_equivalent_to(
+            consa.gates(state.params)["block_00_attention"].sharding, 1
+        )
+        found.append((jax.tree.map(np.asarray, state), jax.tree.map(np.asarray, params), record))
+    (one, one_decided, told), (many, many_decided, told_there) = found
+    gates = np.concatenate(list(consa.gates(one.params).values()))
+    assert (gates < consa.LIMIT).any() and len(np.unique(gates)) > 1
+    chex.assert_trees_all_close(one, many, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(one_decided, many_decided, rtol=1e-4, atol=1e-5)
+    assert told["full"] == told_there["full"]
 
 
 def test_micro_batches_make_the_same_update():

@@ -1,6 +1,7 @@
 """All claims, the paper's and ours, in the order in which a reader meets them."""
 
 from experiments.report import (
+    claims_choices,
     claims_cost,
     claims_depth,
     claims_depth_cost,
@@ -23,6 +24,7 @@ _MODULES = (
     claims_cost,
     claims_latents,
     claims_routed,
+    claims_choices,
     claims_restored,
     claims_seeded,
 )
