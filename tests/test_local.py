@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from chex import assert_trees_all_equal
+from chex import assert_trees_all_close, assert_trees_all_equal
 from jax.test_util import check_grads
 
 from sleep_jax import consa, flops
@@ -52,9 +53,13 @@ def oracle(z):
     return y
 
 
+def attended(log_alpha, config):
+    return local.attend(jnp.array(Q), jnp.array(K), jnp.array(V), log_alpha, config)
+
+
 @pytest.mark.parametrize("log_alpha", [(FULL, LOCAL), (LOCAL, 0.1), (-0.1, LOCAL), (0.0, FULL)])
 def test_a_head_reads_all_or_its_window(log_alpha, in_float64):
-    found = local.attend(*map(jnp.array, (Q, K, V)), jnp.array(log_alpha), LocalConfig(W))
+    found = attended(jnp.array(log_alpha), LocalConfig(W))
     z = [float(x > 0) for x in log_alpha]
     np.testing.assert_allclose(found, oracle(z), atol=1e-12)
 
@@ -74,7 +79,7 @@ def test_while_it_is_learned_both_are_mixed(in_float64):
     relaxed = LocalConfig(W, relaxed=True)
 
     def output(log_alpha):
-        return local.attend(*map(jnp.array, (Q, K, V)), log_alpha, relaxed)
+        return attended(log_alpha, relaxed)
 
     middle = np.array([0.3, -0.4])
     z = 1.2 / (1 + np.exp(-middle * 3 / 2)) - 0.1
@@ -117,7 +122,7 @@ def test_the_constraint_is_met_by_descent_and_ascent(budget):
     config = ConsaConfig(budget=budget, learning_rate=0.01, multiplier_rate=0.5)
     transformation = consa.constrained(config)
     gates = some_gates()
-    state = transformation.init(gates)
+    state: Any = transformation.init(gates)
     assert state.linear.shape == ((2,) if budget == "each" else (1,))
     none = jax.tree.map(jnp.zeros_like, gates)
     # Without a share nothing is learned, whatever the gradient.
@@ -147,8 +152,7 @@ def test_the_constraint_is_met_by_descent_and_ascent(budget):
     _, moments = adam.update(none, adam.init(gates))
     wanted, _ = adam.update(jax.tree.map(jnp.add, of_loss, slope), moments)
     moves, _ = transformation.update(of_loss, state, gates, share=share)
-    for name in gates:
-        np.testing.assert_allclose(moves[name], wanted[name], atol=1e-6)
+    assert_trees_all_close(moves, wanted, atol=1e-6)
 
 
 def test_with_nothing_to_say_the_share_is_kept():
@@ -164,7 +168,7 @@ def test_with_nothing_to_say_the_share_is_kept():
         )
         return jax.tree.map(jnp.add, gates, moves), state
 
-    state = transformation.init(gates)
+    state: Any = transformation.init(gates)
     for step in range(steps):
         share = 0.75 * min(1.0, (step + 1) / (0.2 * steps))
         gates, state = update(gates, state, jnp.float32(share))
