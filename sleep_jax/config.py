@@ -306,8 +306,12 @@ class RunConfig:
         """Raises UserError where there is no cache to keep a part of, or no such part."""
         if not self.model.is_local:
             return
-        at = "model.attention.local.window > 0"
-        _require_all([("sleep.cache", self.sleep.cache, "keep")], at)
+        needed = (
+            ("sleep.cache", self.sleep.cache, "keep"),
+            ("train.pretrained", self.train.pretrained, ""),
+            ("train.warm_start", self.train.warm_start, ""),
+        )
+        _require_all(needed, "model.attention.local.window > 0")
         window, length = self.model.attention.local.window, self.sequence_length
         allowed = f"1 to {length - 1}, less than the sequence"
         require(window < length, "model.attention.local.window", window, allowed)

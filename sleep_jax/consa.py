@@ -57,11 +57,6 @@ def choice(config: RunConfig, step: int) -> Choice:
     return Choice(jax.random.fold_in(key, step), share)
 
 
-def is_gate(path: tuple[Any, ...]) -> bool:
-    """Whether a path of the parameter tree is that of a block's log alpha."""
-    return str(path[-1].key) == LEAF
-
-
 def gates(params: Any) -> dict[str, Any]:
     """Log alpha, `[units]`, by block name."""
     return {name: block["mixer"][LEAF] for name, block in params.items() if _has_gate(block)}

@@ -280,6 +280,12 @@ def test_an_impossible_choice_is_one_line(model, choice, cache, field):
     assert "\n" not in str(raised.value) and "allowed: " in str(raised.value)
 
 
+def test_a_choice_begins_where_all_units_read_everything():
+    config = with_local(tiny.run_config(warm_start="runs/a"))
+    with pytest.raises(UserError, match=r"^train.warm_start='runs/a' .* allowed: empty with model"):
+        config.validate()
+
+
 @pytest.mark.parametrize(
     "attention, field",
     [
