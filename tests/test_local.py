@@ -190,6 +190,10 @@ def test_as_many_are_decided_as_the_share_leaves():
         assert {name: (x > 0).astype(int).tolist() for name, x in found.items()} == wanted
         assert all(set(np.abs(x)) == {np.float32(local.LIMIT)} for x in found.values())
         assert all(x.dtype == np.float32 for x in found.values())
+    one_block = {"b": np.array([0.8, 0.9]), "a": np.array([0.2, 0.3])}
+    for budget, wanted in (("all", [0, 2]), ("each", [1, 1])):
+        found = consa.decided(one_block, ConsaConfig(budget=budget))
+        assert [int((found[name] > 0).sum()) for name in ("a", "b")] == wanted
 
 
 def with_local(config, window=W, unit="head", **choice):
