@@ -287,7 +287,11 @@ def main(experiment: Experiment) -> int:
     if code != cli.STOPPED and experiment.read:
         cli.set_up_logging()  # what comes now is of no one cell
         left = sweep.unfinished(planned, directory)
-        experiment.read([cell for cell in planned if cell not in left], directory)
+        try:
+            with cli.stopped_at_once():
+                experiment.read([cell for cell in planned if cell not in left], directory)
+        except cli.Stopped:
+            code = cli.STOPPED
     if code == cli.STOPPED:
         log.info("what is finished is kept in %s; the same command goes on from there", directory)
     if code == cli.STOPPED or not processes.is_first():

@@ -4,11 +4,12 @@ Exit codes: 0 done, 1 a run failed, 2 bad input (one line on stderr says what an
 141 the reader of our output left (`| head`), 143 stopped by SIGTERM with everything saved.
 """
 
+import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from absl import flags
 
@@ -125,6 +126,25 @@ class StopSignal:
 
     def __call__(self) -> bool:
         return self._asked or (self._parent is not None and os.getppid() != self._parent)
+
+
+class Stopped(Exception):
+    """This process was asked to stop, while nothing was under way that has to be saved."""
+
+
+@contextlib.contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """Being asked to stop raises Stopped in here."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped
+
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def usable_cores() -> int:

@@ -48,8 +48,6 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "half_top": ("head", {"by": "top", "end": 0.0}),
     "half_bottom": ("head", {"by": "bottom", "end": 0.0}),
 }
-_NAMES = (FULL, *ARMS)
-_ARMS = flags.DEFINE_list("arms", list(_NAMES), f"Transformers: some of {', '.join(_NAMES)}.")
 _WINDOW = flags.DEFINE_integer("window", 4, "w, tokens that a local unit reads.", lower_bound=1)
 
 
@@ -83,7 +81,7 @@ def smoke() -> Preset:
 
 def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
     """Transformers by arm, hybrids by N, and smaller N with the FLOPs of the largest."""
-    arms = cli.parse_names(_ARMS.name, _ARMS.value, _NAMES) if _ARMS.value else ()
+    arms = recall_pairs.arms((FULL, *ARMS))
     found = []
     for pairs, seeds in preset.depths.items():
         base = at[pairs]
@@ -120,8 +118,11 @@ EXPERIMENT = binary.Experiment(
     adapt=recall_pairs.every_pair_once,
     swept={
         "model.attention.local.window": _WINDOW.name,
-        "model.attention.local.unit": _ARMS.name,
-        **{f"consa.{field}": _ARMS.name for field in ("by", "share", "budget", "begin", "end")},
+        "model.attention.local.unit": recall_pairs.ARMS.name,
+        **{
+            f"consa.{field}": recall_pairs.ARMS.name
+            for field in ("by", "share", "budget", "begin", "end")
+        },
     },
     planned=_planned,
     read=_read,

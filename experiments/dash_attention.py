@@ -40,7 +40,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "untaught": {"prior": "none"},
     "top_k": {"select": "top_k", "prior": "none"},
 }
-_ARMS = flags.DEFINE_list("arms", list(ARMS), f"Transformers: some of {', '.join(ARMS)}, or none.")
 _CHUNK = flags.DEFINE_integer("chunk", 4, "b, tokens of a chunk.", lower_bound=1)
 GAMMAS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 TOPS = (1, 2, 4, 8)
@@ -66,7 +65,7 @@ def smoke() -> Preset:
 
 def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
     """Transformers by arm, hybrids by N, and smaller N with the FLOPs of the largest."""
-    arms = cli.parse_names(_ARMS.name, _ARMS.value, tuple(ARMS)) if _ARMS.value else ()
+    arms = recall_pairs.arms(ARMS)
     found = []
     for pairs, seeds in preset.depths.items():
         base = at[pairs]
@@ -181,7 +180,8 @@ EXPERIMENT = binary.Experiment(
     swept={
         "model.attention.routing.chunk": _CHUNK.name,
         **{
-            f"model.attention.routing.{field}": _ARMS.name for field in ("select", "prior", "sigma")
+            f"model.attention.routing.{field}": recall_pairs.ARMS.name
+            for field in ("select", "prior", "sigma")
         },
     },
     planned=_planned,

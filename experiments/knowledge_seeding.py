@@ -25,6 +25,7 @@ from absl import flags
 from experiments import binary, cells, cli, presets, until_learned
 from experiments.cells import Cell
 from experiments.presets import Preset
+from experiments.readings import write_missing
 from experiments.recall_pairs import PAIRS
 from experiments.report import files
 from sleep_jax.config import RunConfig
@@ -157,17 +158,19 @@ def arms() -> list["Arm"]:
 def _read(planned: Sequence[Cell], directory: Path) -> None:
     """Writes readings.json beside the row of every run that has none of these arms."""
     from experiments import days
-    from sleep_jax import records
 
     compared = [dataclasses.asdict(arm) for arm in arms()]
-    for cell in planned:
-        path = directory / "cells" / cell.name / files.READINGS
-        if path.exists() and files.read_object(path).get("arms") == compared:
-            continue
+
+    def measured(cell: Cell, run: Path) -> dict[str, Any]:
         task = cell.config.task
         assert isinstance(task, RecallConfig)
         about = {"arms": compared, "keys": task.keys, "streams": days.STREAMS}
-        records.write_json(path, {**about, "readings": readings(path.parent)})
+        return {**about, "readings": readings(run)}
+
+    def is_read(path: Path) -> bool:
+        return path.exists() and files.read_object(path).get("arms") == compared
+
+    write_missing(planned, directory, measured, is_read)
 
 
 def readings(run: Path) -> list[dict[str, Any]]:

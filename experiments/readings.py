@@ -14,21 +14,31 @@ log = logging.getLogger("sleep_jax")
 
 
 def write_missing(
-    planned: Sequence[Cell], directory: Path, measure: Callable[[Cell, Path], dict[str, Any]]
+    planned: Sequence[Cell],
+    directory: Path,
+    measure: Callable[[Cell, Path], dict[str, Any]],
+    is_read: Callable[[Path], bool] = Path.exists,
 ) -> None:
-    """Writes readings.json of every run that has none.
+    """Writes readings.json of every run that has none and that no other launcher is at.
 
     Args:
       directory: of the sweep.
       measure: what it holds, of a cell and its run directory.
+      is_read: whether a file, if it is there, is the one that is wanted.
     """
-    from sleep_jax import records
+    from sleep_jax import claims, records
 
     for cell in planned:
         path = directory / "cells" / cell.name / files.READINGS
-        if not path.exists():
-            log.info("reading %s", cell.name)
-            records.write_json(path, measure(cell, path.parent))
+        if is_read(path):
+            continue
+        try:
+            with claims.claimed(path.parent):
+                if not is_read(path):
+                    log.info("reading %s", cell.name)
+                    records.write_json(path, measure(cell, path.parent))
+        except claims.Held as error:
+            log.info("%s is left to another launcher, %s", cell.name, error)
 
 
 def state_bytes(config: RunConfig) -> int:

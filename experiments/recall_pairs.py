@@ -1,10 +1,11 @@
-"""What experiments on the task of recall share: a flag, and the presets of those beside sleep."""
+"""What experiments on the task of recall share: flags, and the presets of those beside sleep."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from absl import flags
 
-from experiments import presets, until_learned
+from experiments import cli, presets, until_learned
 from experiments.presets import Preset
 from sleep_jax.config import RunConfig
 from sleep_jax.model.config import AttentionConfig
@@ -12,6 +13,22 @@ from sleep_jax.tasks.recall import RecallConfig
 
 # Defined once: absl knows a flag by one definition alone.
 PAIRS = flags.DEFINE_list("pairs", None, "P, pairs in the context, or of a day; comma-separated.")
+ARMS = flags.DEFINE_list(
+    "arms",
+    None,
+    "The experiment's transformers, by name; empty for none, an unknown one lists them.",
+)
+
+
+def arms(known: Iterable[str]) -> tuple[str, ...]:
+    """Those that are asked for; all, if nothing is said.
+
+    Raises:
+      UserError: one is unknown, or named twice.
+    """
+    if ARMS.value is None:
+        return tuple(known)
+    return cli.parse_names(ARMS.name, ARMS.value, tuple(known)) if ARMS.value else ()
 
 
 def cpu() -> Preset:

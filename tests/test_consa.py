@@ -13,8 +13,8 @@ from experiments import binary, consa, readings
 from experiments.report import choices, claims_choices
 from experiments.report.sources import Source
 from experiments.report.verdicts import Verdict
+from sleep_jax import claims, trained
 from sleep_jax import consa as chosen_by
-from sleep_jax import trained
 from sleep_jax.model.config import LocalConfig
 from sleep_jax.model.local import LIMIT
 from sleep_jax.training import loop
@@ -225,6 +225,24 @@ def test_the_smoke_preset_and_what_it_refuses(tmp_path):
     assert groups["all of the cache"]["state_bytes"] > early["state_bytes"]
     assert (directory / "choices.png").read_bytes().startswith(b"\x89PNG")
     assert "When it was decided" in (directory / "table.md").read_text()
+
+
+def test_a_run_that_another_launcher_reads_is_left_to_it(tmp_path):
+    cells = binary.plan(consa.EXPERIMENT, consa.cpu())[:3]
+    runs = [tmp_path / "cells" / cell.name for cell in cells]
+    for directory in runs:
+        directory.mkdir(parents=True)
+    (runs[0] / "readings.json").write_text('{"mine": false}')
+
+    def write(**options):
+        readings.write_missing(cells, tmp_path, lambda cell, run: {"mine": True}, **options)
+        paths = [directory / "readings.json" for directory in runs]
+        return [json.loads(path.read_text())["mine"] if path.exists() else None for path in paths]
+
+    with claims.claimed(runs[1]):
+        assert write() == [False, None, True]
+    assert write() == [False, True, True]
+    assert write(is_read=lambda path: "true" in path.read_text()) == [True, True, True]
 
 
 def row(regime, seed, recall, by_block=None, **fields):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import signal
+import time
 from pathlib import Path
 
 import jax
@@ -20,7 +22,7 @@ from sleep_jax.model.config import RoutingConfig
 from sleep_jax.tasks.recall import RecallConfig
 from sleep_jax.training.step import Program
 from tests import tiny
-from tests.from_outside import ends, run
+from tests.from_outside import Started, ends, run
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +79,16 @@ def test_the_smoke_preset_and_what_it_refuses(tmp_path):
         assert refused.returncode == 2 and said in refused.stderr, refused.stderr
         assert refused.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
     few = ("--jobs=1", "--passes=1", "--match=", "--arms=full,dash,top_k")
+    cells = tmp_path / "dash_attention" / "smoke" / "cells"
+    started = Started(*arguments, *few)
+    while not list(cells.glob("*/readings.json")) and started.poll() is None:
+        time.sleep(0.02)
+    started.send_signal(signal.SIGTERM)
+    stopped = started.finish(60)
+    assert stopped.returncode == 143, stopped.stderr
+    assert stopped.stderr == "" and "the same command goes on from there" in stopped.stdout
+    assert len(list(cells.glob("*/row.json"))) == 4
+    assert 1 <= len(list(cells.glob("*/readings.json"))) < 4
     result = run(*arguments, *few)
     assert result.returncode == 0, result.stderr
     directory = tmp_path / "dash_attention" / "smoke"

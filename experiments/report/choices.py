@@ -203,7 +203,9 @@ def _draw_recall(axis: Axes, shown: Sequence[Chosen]) -> None:
         axis.axvline(shown[0]["floor"], **FLOOR)
         axis.text(shown[0]["floor"], -0.9, "floor", ha="center", va="bottom")
     axis.set_yticks(range(len(shown)), [group["name"] for group in shown])
-    axis.set(xlim=(0, 1.03), ylim=(len(shown) - 0.4, -1), xlabel="recall, a ring a seed; blue: learned")
+    axis.set(
+        xlim=(0, 1.03), ylim=(len(shown) - 0.4, -1), xlabel="recall, a ring a seed; blue: learned"
+    )
 
 
 def _draw_blocks(axis: Axes, shown: Sequence[Chosen]) -> None:
