@@ -284,7 +284,7 @@ def test_places_with_ten_thousand_parameters():
     places = committed("rollout_ladder/narrow_turned")
     ours = {group["depth"]: group for group in places.summary}
     plain = {(g["depth"], g["passes"]): g for g in committed("rollout_ladder/narrow").summary}
-    (shown,) = tables(page)
+    shown = tables(page)[0]
     columns = [depth_cost.HEADER.index(column) for column in shown[0]]
     assert shown[2:] == [[line[i] for i in columns] for line in depth_cost.lines(places.summary)]
     assert f"commit {places.results['commit']} " in text
@@ -315,3 +315,28 @@ def test_places_with_ten_thousand_parameters():
     assert f"in part at t = 4 ({two[3]})" in flat(README)
     conclusion = (COMMITTED / "rollout_ladder/narrow_turned/table.md").read_text()
     assert "learned t = 5 6 5 5 4." in conclusion and "gets to t = 5 6 5 5 4, where" in text
+
+
+def test_two_passes_with_places():
+    page = section(
+        (COMMITTED / "second_pass.md").read_text(), "Places with ten thousand parameters"
+    )
+    text = flat(page)
+    source = committed("rollout_ladder/narrow_turned_twice")
+    ours = {group["depth"]: group for group in source.summary}
+    plain = {(g["depth"], g["passes"]): g for g in committed("rollout_ladder/narrow").summary}
+    one = {g["depth"]: g for g in committed("rollout_ladder/narrow_turned").summary}
+    shown = tables(page)[1]
+    columns = [depth_cost.HEADER.index(column) for column in shown[0]]
+    assert shown[2:] == [[line[i] for i in columns] for line in depth_cost.lines(source.summary)]
+    assert f"commit {source.results['commit']} " in text
+    assert not any(needed.less(ours[t], plain[t, 2]) for t in ours)  # "at no t"
+    assert not any(needed.less(ours[t], one[t]) for t in ours)  # "not shown"
+
+    def times(pairs):
+        found = [needed.bracketed(needed.ratio(*pair), lambda x: f"{x:.2f}") for pair in pairs]
+        return f"{found[0]}, {found[1]}, {found[2]} and {found[3]}"
+
+    assert f"at t = 1 to 4 they take {times((ours[t], plain[t, 2]) for t in (1, 2, 3, 4))}" in text
+    assert f"one pass takes {times((one[t], ours[t]) for t in (1, 2, 3, 4))} times what" in text
+    assert sum(ours[5]["reached"]) == sum(ours[6]["reached"]) == 4
