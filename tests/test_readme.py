@@ -19,6 +19,7 @@ PAGES = (
     "depo.md",
     "lclm.md",
     "dash_attention.md",
+    "consa.md",
     "qk_restore.md",
     "knowledge_seeding.md",
 )
@@ -29,6 +30,7 @@ NOTES = (
     "NOTES_ladder.md",
     "NOTES_lclm.md",
     "NOTES_dash_attention.md",
+    "NOTES_consa.md",
     "NOTES_qk_restore.md",
     "NOTES_knowledge_seeding.md",
     "NOTES_second_pass.md",
