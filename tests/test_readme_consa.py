@@ -92,3 +92,39 @@ def test_the_front_page_and_the_overview_say_the_same():
     assert f"in the second block (1.000; in the first {first})" in row
     assert f"recalled with {quote(FOUND[ONE + 'top']['recall'])}, with one in the first" in OVERVIEW
     assert f"in the first {points(FOUND[ONE + 'bottom'])}. Learned" in OVERVIEW
+
+
+def test_four_blocks():
+    late = {name: FOUR[f"{name} heads whole, {LATE}"] for name in ("4 of 8", "2 of 8")}
+    full, long = FOUR["all of the cache"], FOUR["2 of 8 heads whole, " + LONG]
+    seeds = (0, 2)  # in which the whole cache fails or is late
+    values = [f"{group['values'][i]:.3f}"[1:] for group in late.values() for i in seeds]
+    assert (
+        "ends with {} and {} in these seeds (half of the heads whole), {} and {}".format(*values)
+        in TEXT
+    )
+    assert f"does not get there ({full['values'][0]:.3f})".replace("0.", ".") in TEXT
+    assert (
+        full["tokens_to_learn"][0] is None and f"{full['tokens_to_learn'][2] / 1e6:.2f}" == "2.67"
+    )
+    others = [group["values"][i] for group in late.values() for i in (1, 3, 4)]
+    assert min(others + long["values"]) > 0.9985
+    rules = [
+        FOUR[f"2 of 8 heads whole, {kind}"]["tokens_to_learn"]
+        for kind in ("middle", "top", "random")
+    ]
+    rules.append(FOUR["4 of 8 heads whole, the same number of each block"]["tokens_to_learn"])
+    tokens = sorted(x for rule in rules for x in rule)
+    learned = [x for x in full["tokens_to_learn"] if x is not None]
+    assert (
+        f"after {tokens[0] / 1e6:.2f} to {tokens[-1] / 1e6:.2f} million".replace("0.", ".") in TEXT
+    )
+    assert f"the whole cache takes {min(learned) / 1e6:.2f} at least" in TEXT
+    assert tokens[-1] < min(learned)
+    bottom = FOUR["2 of 8 heads whole, bottom"]["recall"]["mean"]
+    assert f"in the first block recall {bottom:.3f}".replace("0.", ".") in TEXT
+    assert all(sum(by[1:]) for group in (*late.values(), long) for by in group["by_block"])
+    finding = claims_choices.in_the_middle(DEEP)
+    assert finding.verdict is Verdict.NOT_SHOWN
+    assert "first -0.30 [-1.13, +0.53], less the last +0.70 [-0.13, +1.53]" in finding.numbers
+    assert f"{DEEP.results['wall_seconds'] / 60:.0f} minutes of run time" in TEXT
