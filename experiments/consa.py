@@ -26,11 +26,11 @@ from sleep_jax.config import RunConfig
 from sleep_jax.model.config import LocalConfig
 from sleep_jax.stage_config import ConsaConfig
 
-# Learned late: once the whole cache has been learned to be used (by .54 of these tokens at most).
+# Learned late: once two blocks have learned to use the whole cache (.54 of these tokens at most).
 _LATE = {"by": "learned", "begin": 0.6, "end": 0.75}
 _EARLY = {"by": "learned", "begin": 0.0, "end": 0.15}
-# Unit, and what is chosen how; three of four units local, or in the arms of half, two.
 FULL = "full"
+# Unit, and what is chosen how; three of four units local, or in the arms of half, two.
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "local": ("head", {"by": "bottom", "share": 1.0, "end": 0.0}),
     "late": ("head", {"share": 0.75, **_LATE}),
