@@ -10,7 +10,7 @@ from chex import assert_trees_all_equal
 from experiments import cells
 from sleep_jax import flops
 from sleep_jax.config import CurriculumConfig, SleepConfig
-from sleep_jax.curriculum import stages_by_step
+from sleep_jax.curriculum import Stage, stages_by_step
 from sleep_jax.errors import UserError
 from sleep_jax.training import loop
 from tests import tiny
@@ -32,7 +32,7 @@ def until(step, config, directory):
 
 def test_the_first_share_evicts():
     stages, which = stages_by_step(run(hard=0.25, trained="fast_weights"))
-    early, late = (2, "evict", "fast_weights"), (2, "slide", "all")
+    early, late = Stage(2, "evict", "fast_weights"), Stage(2, "slide", "all")
     assert [stages[i] for i in which] == [early] * 3 + [late] * 9
     assert stages_by_step(run())[0] == [late]
 
