@@ -4,6 +4,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import flagsaver
@@ -13,11 +15,13 @@ from experiments import binary, consa, readings
 from experiments.report import choices, claims_choices
 from experiments.report.sources import Source
 from experiments.report.verdicts import Verdict
-from sleep_jax import claims, trained
+from sleep_jax import claims, distributed, trained
 from sleep_jax import consa as chosen_by
+from sleep_jax.curriculum import Stage
 from sleep_jax.model.config import LocalConfig
 from sleep_jax.model.local import LIMIT
-from sleep_jax.training import loop
+from sleep_jax.training import loop, step
+from sleep_jax.training.step import Program
 from tests import tiny
 from tests.from_outside import ends, run
 from tests.test_local import with_local
@@ -148,6 +152,21 @@ def cost_of(config, params, block, unit):
     )
 
 
+def test_a_step_of_learning_draws_z():
+    config = with_local(tiny.run_config(passes=1), end=0.5)
+    program = Program.of(config, "cpu").in_stage(Stage(1, "keep", "all", choosing=True))
+    mesh = distributed.make_mesh()
+    update, losses = step.make_train_step(program, mesh), set()
+    batch = distributed.to_mesh(config.task.sample(0, 0, 0, 8), mesh)
+    for seed in (0, 0, 1):
+        state = step.make_init(program, mesh)(0)
+        middle = {name: jnp.zeros_like(x) for name, x in chosen_by.gates(state.params).items()}
+        state = state.replace(params=chosen_by.with_gates(state.params, middle))
+        choice = chosen_by.Choice(jax.random.key(seed), jnp.float32(0.5))
+        losses.add(float(update(state, batch, jnp.float32(1.0), choice)[1]["loss"]))
+    assert len(losses) == 2
+
+
 def test_lots_are_drawn_between_equals():
     from sleep_jax.training.deciding import _scores
 
@@ -184,6 +203,7 @@ def test_arms_differ_in_what_is_read_and_in_nothing_else():
         assert dataclasses.replace(config, model=full.model, consa=full.consa) == full
         assert config.model.attention.local.window == 4
         config.validate()
+    assert all(cell.name.endswith("-w4") for cell in kept[1:])
     words = {cell.identity()["regime"] for cell in kept}
     assert words >= {
         "plain", "0 of 4 heads whole", "1 of 4 heads whole, learned at 0.6 to 0.75",
