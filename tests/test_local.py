@@ -19,7 +19,7 @@ from sleep_jax.errors import UserError
 from sleep_jax.model import decoder, local
 from sleep_jax.model.config import AttentionConfig, LocalConfig, RoutingConfig
 from sleep_jax.training.optimizer import GATES, label
-from sleep_jax.training.step import Program
+from sleep_jax.training.step import Program, abstract_state
 from tests import tiny
 
 B, T, H, R, D, W = 2, 9, 4, 2, 8, 3
@@ -247,6 +247,20 @@ def test_parameters_of_a_choice(unit, shape):
     assert (consa.gates(moved)["block_01_attention"] < 0).all()
     assert jax.tree.structure(moved) == jax.tree.structure(params)
     assert math.isclose(local.LIMIT, 4.605, abs_tol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "config, parts",
+    [
+        (tiny.run_config(), {"muon", "adamw", "frozen"}),
+        (with_local(tiny.run_config(), by="top", end=0.0), {"muon", "adamw", "frozen"}),
+        (with_local(tiny.run_config(), end=0.5), {"muon", "adamw", "frozen", "gates"}),
+    ],
+)
+def test_the_state_has_a_part_for_gates_where_they_are_learned(config, parts):
+    """Checkpoints of other models, from before there were any, have none and must fit."""
+    state: Any = abstract_state(Program.of(config, "cpu")).opt_state
+    assert set(state[1].inner_states) == parts
 
 
 @pytest.mark.parametrize(

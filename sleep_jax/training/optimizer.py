@@ -7,7 +7,6 @@ Built from optax's parts rather than with `optax.contrib.muon`, whose defaults p
 parameters for Muon, reuse Muon's rate for Adam, and turn Adam into NAdam.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -138,14 +137,15 @@ def optimizer(
         weight_decay=config.weight_decay,
         nesterov=False,
     )
-    gates = optax.set_to_zero() if choice is None else consa.constrained(choice)
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.partition(
-            {MUON: muon, ADAMW: adamw, FROZEN: optax.set_to_zero(), GATES: gates},
-            functools.partial(labels, trained=config.trained),
-        ),
-    )
+    parts = {MUON: muon, ADAMW: adamw, FROZEN: optax.set_to_zero()}
+    if choice is not None:  # else the state has no such part, as in checkpoints from before it
+        parts[GATES] = consa.constrained(choice)
+
+    def part_of(params: Any) -> Any:
+        names = labels(params, config.trained)
+        return jax.tree.map(lambda name: name if name in parts else FROZEN, names)
+
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.partition(parts, part_of))
 
 
 def _scale_by_aspect() -> optax.GradientTransformation:
