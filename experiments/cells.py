@@ -8,8 +8,7 @@ from pathlib import Path
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
 from sleep_jax.flops import training_flops, training_flops_per_step
-from sleep_jax.model.config import LocalConfig, ModelConfig, RoutingConfig
-from sleep_jax.stage_config import ConsaConfig
+from sleep_jax.model.config import ModelConfig
 
 HYBRID, EVICTED, FULL_CACHE = "hybrid", "transformer_evicted", "transformer_full_cache"
 LCLM = "lclm"  # a transformer that keeps latents of its windows (model/latents.py)
@@ -169,12 +168,11 @@ def _choice(config: RunConfig) -> str:
     words = f"{whole} of {units} {attention.local.unit}s whole"
     if whole in (0, units):
         return words
-    each = " of each block" * (consa.budget == "each")
-    if consa.by == "learned":
-        return f"{words}, learned{each} at {consa.begin:g} to {consa.end:g}"
-    if consa.budget == "each" and consa.by in ("bottom", "middle", "top"):
-        return f"{words}, the same number{each}" + f" at {consa.end:g}" * (consa.end > 0)
-    return f"{words}, {consa.by}{each}" + f" at {consa.end:g}" * (consa.end > 0)
+    learned, each = consa.by == "learned", consa.budget == "each"
+    rule = consa.by in ("bottom", "middle", "top")
+    who = "the same number" if each and rule else consa.by
+    when = f" at {consa.begin:g} to {consa.end:g}" if learned else f" at {consa.end:g}"
+    return f"{words}, {who}{' of each block' * each}{when * (consa.end > 0)}"
 
 
 def _begun_with(config: RunConfig) -> str:
@@ -348,22 +346,16 @@ def transformer(base: RunConfig, cache: str, seed: int) -> Cell:
     return Cell(EVICTED if cache == "evict" else FULL_CACHE, EQUAL_TOKENS, config)
 
 
-def routed(base: RunConfig, routing: RoutingConfig, seed: int) -> Cell:
-    """The transformer that keeps its cache, of which a query reads the chunks it is routed to."""
+def attending(base: RunConfig, seed: int, **attention: object) -> Cell:
+    """The transformer that keeps its cache, and attends to it in another way.
+
+    Args:
+      attention: fields of the model's `AttentionConfig`.
+    """
     full = transformer(base, "keep", seed)
-    attention = dataclasses.replace(full.config.model.attention, routing=routing)
-    model = dataclasses.replace(full.config.model, attention=attention)
+    changed = dataclasses.replace(full.config.model.attention, **attention)  # type: ignore[arg-type]
+    model = dataclasses.replace(full.config.model, attention=changed)
     return dataclasses.replace(full, config=dataclasses.replace(full.config, model=model))
-
-
-def local(base: RunConfig, part: LocalConfig, consa: ConsaConfig, seed: int) -> Cell:
-    """The transformer that keeps its cache, of which some heads or layers read the end alone."""
-    full = transformer(base, "keep", seed)
-    attention = dataclasses.replace(full.config.model.attention, local=part)
-    model = dataclasses.replace(full.config.model, attention=attention)
-    return dataclasses.replace(
-        full, config=dataclasses.replace(full.config, model=model, consa=consa)
-    )
 
 
 def _one_pass(base: RunConfig, seed: int) -> RunConfig:

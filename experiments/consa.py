@@ -29,7 +29,6 @@ from sleep_jax.stage_config import ConsaConfig
 # Learned late: once two blocks have learned to use the whole cache (.54 of these tokens at most).
 _LATE = {"by": "learned", "begin": 0.6, "end": 0.75}
 _EARLY = {"by": "learned", "begin": 0.0, "end": 0.15}
-FULL = "full"
 # Unit, and what is chosen how; three of four units local, or in the arms of half, two.
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "local": ("head", {"by": "bottom", "share": 1.0, "end": 0.0}),
@@ -82,24 +81,14 @@ def smoke() -> Preset:
 
 
 def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
-    """Transformers by arm, hybrids by N, and smaller N with the FLOPs of the largest."""
-    arms = recall_pairs.arms((FULL, *ARMS))
-    found = []
-    for pairs, seeds in preset.depths.items():
-        base = at[pairs]
-        for arm in arms:
-            found += [_transformer(base, arm, seed) for seed in seeds]
-        found += [cells.hybrid(base, passes, seed) for passes in preset.passes for seed in seeds]
-        found += cells.all_matched(base, preset.passes, preset.match, seeds, preset.matched_rates)
-    return found
+    return recall_pairs.planned(at, preset, ARMS, _transformer)
 
 
 def _transformer(base: RunConfig, arm: str, seed: int) -> Cell:
-    if arm == FULL:
-        return cells.transformer(base, "keep", seed)
     unit, choice = ARMS[arm]
     consa: ConsaConfig = dataclasses.replace(base.consa, **choice)
-    return cells.local(base, LocalConfig(_WINDOW.value, unit), consa, seed)
+    at = dataclasses.replace(base, consa=consa)
+    return cells.attending(at, seed, local=LocalConfig(_WINDOW.value, unit))
 
 
 def _read(planned: Sequence[Cell], directory: Path) -> None:

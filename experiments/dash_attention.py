@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from sleep_jax.tasks.task import Batch
     from sleep_jax.trained import Trained
 
-# What teaches which chunks to read; "full" reads all.
+# What teaches which chunks to read.
 ARMS: dict[str, dict[str, Any]] = {
-    "full": {},
     "dash": {"prior": "scaled", "sigma": 1e6},
     "sigma_1": {"prior": "scaled", "sigma": 1.0},
     "straight_through": {"prior": "straight_through"},
@@ -64,21 +63,13 @@ def smoke() -> Preset:
 
 
 def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
-    """Transformers by arm, hybrids by N, and smaller N with the FLOPs of the largest."""
-    arms = recall_pairs.arms(ARMS)
-    found = []
-    for pairs, seeds in preset.depths.items():
-        base = at[pairs]
-        for arm in arms:
-            if arm == "full":
-                found += [cells.transformer(base, "keep", seed) for seed in seeds]
-            else:
-                own = base.model.attention.routing
-                routing = dataclasses.replace(own, chunk=_CHUNK.value, **ARMS[arm])
-                found += [cells.routed(base, routing, seed) for seed in seeds]
-        found += [cells.hybrid(base, passes, seed) for passes in preset.passes for seed in seeds]
-        found += cells.all_matched(base, preset.passes, preset.match, seeds, preset.matched_rates)
-    return found
+    return recall_pairs.planned(at, preset, ARMS, _transformer)
+
+
+def _transformer(base: RunConfig, arm: str, seed: int) -> Cell:
+    own = base.model.attention.routing
+    routing = dataclasses.replace(own, chunk=_CHUNK.value, **ARMS[arm])
+    return cells.attending(base, seed, routing=routing)
 
 
 def _read(planned: Sequence[Cell], directory: Path) -> None:

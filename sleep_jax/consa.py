@@ -98,7 +98,7 @@ def constrained(config: ConsaConfig) -> optax.GradientTransformationExtraArgs:
     """
     adam = optax.adam(config.learning_rate)
 
-    def excess(params: Any) -> jax.Array:
+    def shares(params: Any) -> jax.Array:
         """r by constraint, `[S]`."""
         blocks = jax.tree.leaves(params)
         parts = blocks if config.budget == "each" else [jnp.concatenate(blocks)]
@@ -121,17 +121,17 @@ def constrained(config: ConsaConfig) -> optax.GradientTransformationExtraArgs:
         if share is None:
             return jax.tree.map(jnp.zeros_like, updates), state
 
-        def penalty(params: Any) -> jax.Array:
-            by = excess(params) - share
-            return jnp.mean(state.linear * by + state.quadratic * jnp.square(by))
+        def penalty(params: Any) -> tuple[jax.Array, jax.Array]:
+            excess = shares(params) - share
+            return jnp.mean(state.linear * excess + state.quadratic * jnp.square(excess)), excess
 
-        total = jax.tree.map(jnp.add, updates, jax.grad(penalty)(params))
+        gradient, excess = jax.grad(penalty, has_aux=True)(params)
+        total = jax.tree.map(jnp.add, updates, gradient)
         moves, moments = adam.update(total, state.adam, params)
         moves = jax.tree.map(lambda p, u: jnp.clip(p + u, -LIMIT, LIMIT) - p, params, moves)
-        by = excess(params) - share
         rate = config.multiplier_rate
-        linear = state.linear + rate * by
-        quadratic = jnp.minimum(state.quadratic + rate * jnp.square(by), _MOST_QUADRATIC)
+        linear = state.linear + rate * excess
+        quadratic = jnp.minimum(state.quadratic + rate * jnp.square(excess), _MOST_QUADRATIC)
         return moves, ConstrainedState(linear, quadratic, moments)
 
     return optax.GradientTransformationExtraArgs(init, update)

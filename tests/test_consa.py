@@ -175,12 +175,12 @@ def test_lots_are_drawn_between_equals():
 
     def first(seed):
         at = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
-        scores = _scores(at, None, None, None, same)  # type: ignore[arg-type]
+        scores = _scores(at, same)
         return int(np.argmax(np.stack([scores[name] for name in BLOCKS])))
 
     assert {first(seed) for seed in range(20)} == {0, 1, 2, 3}
     nearly = {**same, BLOCKS[0]: np.array([LIMIT, LIMIT - 1e-3], np.float32)}
-    scores = _scores(config, None, None, None, nearly)  # type: ignore[arg-type]
+    scores = _scores(config, nearly)
     assert scores[BLOCKS[0]][1] < min(scores[BLOCKS[0]][0], *scores[BLOCKS[1]])
 
 

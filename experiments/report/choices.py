@@ -10,10 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from experiments.report.groups import Interval, short
-from experiments.report.routed import FULL, LEARNED, tokens_text, tokens_to_learn
+from experiments.report.routed import (
+    FULL,
+    LEARNED,
+    NOT_CONCLUDED,
+    name_of,
+    tokens_text,
+    tokens_to_learn,
+)
 from experiments.report.style import COLOURS, COLUMN, FLOOR, STYLE, save
 from experiments.report.summary import Row, group_rows, interval, mean
-from experiments.report.words import PLAIN, quote, scientific, series_name
+from experiments.report.words import quote, scientific
 
 HEADER = (
     "what reads all of the cache", "pairs", "blocks", "seeds n", "recall [95%]",
@@ -74,7 +81,7 @@ def _group(rows: Sequence[Row]) -> Chosen:
     full = [[decision["full"][name] for name in sorted(decision["full"])] for decision in found]
     learned = ", learned" in first["regime"]
     return {
-        "name": _name(first),
+        "name": name_of(first),
         "keeps_cache": first["cache"] == "keep",
         "learned": learned,
         "pairs": first["pairs"],
@@ -103,14 +110,7 @@ def _decided(rows: Sequence[Row]) -> dict[str, float]:
 def _before(row: Row) -> float:
     """Recall at the last evaluation before it was decided; 0 if there was none."""
     curve = [point for point in row["curve"] if point["step"] <= row["decision"]["step"]]
-    return max(curve, key=lambda point: point["step"])["exact_accuracy"] if curve else 0.0
-
-
-def _name(row: Row) -> str:
-    if row["cache"] == "keep":
-        return FULL if row["regime"] == PLAIN else row["regime"]
-    rest = "" if row["regime"] == PLAIN else f"; {row['regime']}"
-    return f"fast weights, {series_name(row)}{rest}"
+    return curve[-1]["exact_accuracy"] if curve else 0.0
 
 
 def lines(summary: Sequence[Chosen]) -> list[list[str]]:
@@ -166,11 +166,7 @@ def conclude(summary: Sequence[Chosen]) -> str:
         of = [group for group in summary if (group["pairs"], group["blocks"]) == (pairs, blocks)]
         told = [f"{group['name']} {quote(group['recall'])}{_where(group)}" for group in of]
         said.append(f"Recall of {pairs} pairs in {blocks} blocks: {'; '.join(told)}.")
-    said.append(
-        "It may not be concluded that what is inside the intervals is the same, nor that anything "
-        "is saved: all logits are computed here, and then masked."
-    )
-    return " ".join(said)
+    return " ".join([*said, NOT_CONCLUDED])
 
 
 def _where(group: Chosen) -> str:

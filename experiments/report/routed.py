@@ -33,6 +33,10 @@ HEADER = (
     f"tokens to {LEARNED:g}, by seed", "bytes kept", "tokens", "FLOPs",
 )  # fmt: skip
 READ_OTHERWISE = ("trained", "read", "pairs", "seeds n", "recall [95%]", "cache read", "pair found")
+NOT_CONCLUDED = (
+    "It may not be concluded that what is inside the intervals is the same, nor that anything is "
+    "saved: all logits are computed here, and then masked."
+)
 
 
 class Routed(TypedDict):
@@ -82,7 +86,7 @@ def _group(rows: Sequence[Row], read: str, found: Sequence[Mapping[str, Any]]) -
     shares = [reading["share"] for reading in found if "share" in reading]
     keeps = first["cache"] == "keep"
     return {
-        "name": _name(first, keeps),
+        "name": name_of(first),
         "keeps_cache": keeps,
         "passes": first["passes"],
         "match": first["match"],
@@ -101,8 +105,9 @@ def _group(rows: Sequence[Row], read: str, found: Sequence[Mapping[str, Any]]) -
     }
 
 
-def _name(row: Row, keeps: bool) -> str:
-    if keeps:
+def name_of(row: Row) -> str:
+    """What is read: all of a cache, or of it what the regime says; or fast weights."""
+    if row["cache"] == "keep":
         return FULL if row["regime"] == PLAIN else row["regime"]
     rest = "" if row["regime"] == PLAIN else f"; {row['regime']}"
     return f"fast weights, {series_name(row)}{rest}"
@@ -180,11 +185,7 @@ def conclude(summary: Sequence[Routed]) -> str:
         of = [group for group in trained(summary) if group["pairs"] == pairs]
         told = [f"{group['name']} {quote(group['recall'])}{_reading(group)}" for group in of]
         said.append(f"Recall of {pairs} pairs: {'; '.join(told)}.")
-    said.append(
-        "It may not be concluded that what is inside the intervals is the same, nor that anything "
-        "is saved: all logits are computed here, and then masked."
-    )
-    return " ".join(said)
+    return " ".join([*said, NOT_CONCLUDED])
 
 
 def _reading(group: Routed) -> str:
@@ -242,7 +243,7 @@ def _draw_curve(axis: Axes, group: Routed, rows: Sequence[Row], look: Mapping[st
     curves = [
         [(point["train_tokens"], point["exact_accuracy"]) for point in row["curve"]]
         for row in rows
-        if row["pairs"] == group["pairs"] and _name(row, row["cache"] == "keep") == group["name"]
+        if row["pairs"] == group["pairs"] and name_of(row) == group["name"]
     ]
     tokens, recall = np.mean(curves, axis=0).T
     axis.plot(tokens, recall, label=group["name"], **look)

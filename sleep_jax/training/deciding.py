@@ -41,7 +41,10 @@ def decide(
     """
     whole = jax.jit(consa.gates, out_shardings=distributed.replicated(mesh))(params)
     before = {name: np.asarray(value) for name, value in whole.items()}
-    scores = _scores(config, program, mesh, params, before)
+    if config.consa.by == "ranked":
+        scores = _ranked(config, program, mesh, params, before)
+    else:
+        scores = _scores(config, before)
     after = consa.decided(scores, config.consa)
     full = {name: (value > 0).astype(int).tolist() for name, value in after.items()}
     log.info("units that read all of the cache, by block: %s", full)
@@ -64,13 +67,7 @@ def _with_gates(params: Parameters, values: dict[str, np.ndarray]) -> Parameters
     )
 
 
-def _scores(
-    config: RunConfig,
-    program: Program,
-    mesh: Mesh,
-    params: Parameters,
-    log_alpha: dict[str, np.ndarray],
-) -> dict[str, np.ndarray]:
+def _scores(config: RunConfig, log_alpha: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """By block, `[units]` float: those of the largest will read all."""
     blocks, units = sorted(log_alpha), config.model.attention.units
     lot = np.random.default_rng((config.train.seed, _DRAW)).permutation(len(blocks) * units)
@@ -80,8 +77,6 @@ def _scores(
         case "learned":
             # Those that stand at the bound are as good as each other, so lots are drawn.
             found = np.stack([log_alpha[name] for name in blocks]) + _TIE * lot
-        case "ranked":
-            return _ranked(config, program, mesh, params, log_alpha)
         case "random":
             found = lot
         case "bottom":

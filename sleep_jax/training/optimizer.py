@@ -112,7 +112,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def optimizer(
-    config: OptimizerConfig, shardings: Any = None, choice: ConsaConfig | None = None
+    config: OptimizerConfig, shardings: Any = None, learns: ConsaConfig | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """The transformation at full rates; the step multiplies its updates by the schedule.
 
@@ -120,7 +120,7 @@ def optimizer(
 
     Args:
       shardings: of the parameters, a `NamedSharding` each; None on one device.
-      choice: how log alpha is learned, of which `update` is then told the `share` of the moment;
+      learns: how log alpha is learned, of which `update` is then told the `share` of the moment;
         None: never.
     """
     muon = optax.chain(
@@ -137,9 +137,9 @@ def optimizer(
         weight_decay=config.weight_decay,
         nesterov=False,
     )
-    parts = {MUON: muon, ADAMW: adamw, FROZEN: optax.set_to_zero()}
-    if choice is not None:  # else the state has no such part, as in checkpoints from before it
-        parts[GATES] = consa.constrained(choice)
+    parts: dict[Any, Any] = {MUON: muon, ADAMW: adamw, FROZEN: optax.set_to_zero()}
+    if learns is not None:  # else the state has no such part, as in checkpoints from before it
+        parts[GATES] = consa.constrained(learns)
 
     def part_of(params: Any) -> Any:
         names = labels(params, config.trained)

@@ -146,7 +146,7 @@ def init_state(program: Program, seed: jax.Array | int) -> TrainState:
     """State of step 0; parameters are drawn from `fold_in(key(seed), 0)`."""
     key = jax.random.fold_in(jax.random.key(seed), 0)
     params = decoder.init(program.model, key)
-    transformation = optimizer(program.optimizer, choice=program.learns)
+    transformation = optimizer(program.optimizer, learns=program.learns)
     return TrainState(jnp.zeros((), jnp.int32), params, transformation.init(params))
 
 
@@ -230,14 +230,14 @@ def make_train_step(program: Program, mesh: Mesh) -> Callable[..., tuple[TrainSt
     shardings = state_shardings(program, mesh)
     transformation = optimizer(program.optimizer, shardings.params, program.learns)
 
-    def train_step(state: TrainState, batch: Batch, rate: jax.Array, *choices: consa.Choice):
-        params = state.params
-        for choice in choices:  # one, or none
-            params = consa.noisy(params, choice.key)
+    def train_step(
+        state: TrainState, batch: Batch, rate: jax.Array, choice: consa.Choice | None = None
+    ):
+        params = consa.noisy(state.params, choice.key) if choice else state.params
         gradient, sums = gradient_sum(params, batch)
         labels = jnp.sum(sums["labels"])
         gradient = jax.tree.map(lambda g: g / labels, gradient)
-        share = choices[0].share if choices else None
+        share = choice.share if choice else None
         updates, opt_state = transformation.update(
             gradient, state.opt_state, state.params, share=share
         )
@@ -248,10 +248,10 @@ def make_train_step(program: Program, mesh: Mesh) -> Callable[..., tuple[TrainSt
         return TrainState(state.step + 1, params, opt_state), metrics
 
     whole = distributed.replicated(mesh)
-    choices = (whole,) if program.choosing else ()
+    inputs = (shardings, distributed.batch_sharding(mesh), whole)
     return jax.jit(
         train_step,
-        in_shardings=(shardings, distributed.batch_sharding(mesh), whole, *choices),
+        in_shardings=(*inputs, whole) if program.choosing else inputs,
         out_shardings=(shardings, whole),
         donate_argnums=0,
     )
