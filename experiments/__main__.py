@@ -23,6 +23,7 @@ SWEPT = (
     "lclm_depo",
     "dash_attention",
     "consa",
+    "recovery",
     "qk_restore",
     "knowledge_seeding",
 )

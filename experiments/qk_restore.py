@@ -22,11 +22,11 @@ from absl import flags
 
 from experiments import binary, cells, cli, presets, until_learned
 from experiments.cells import Cell
+from experiments.fine_tuned import CHAINS, RECALL, on_chains
 from experiments.presets import Preset
 from experiments.readings import write_missing
 from experiments.recall_pairs import PAIRS
 from sleep_jax.config import RunConfig
-from sleep_jax.errors import UserError
 from sleep_jax.model.config import GatedDeltaNetConfig
 from sleep_jax.tasks.recall import SKILLS, RecallConfig
 
@@ -35,15 +35,7 @@ if TYPE_CHECKING:
     from sleep_jax.model.decoder import Parameters
     from sleep_jax.trained import Trained
 
-_RECALL, *_CHAINS = SKILLS
-_FACTOR = 3  # of the chains of fine-tuning, which before had 1
-_FINE_TUNED = flags.DEFINE_list("fine_tuned", list(_CHAINS), f"On what: {', '.join(_CHAINS)}.")
-_SHARE = flags.DEFINE_float(
-    "fine_tuning_share", 0.2, "Of the tokens of training, those of fine-tuning.", lower_bound=0
-)
-_RATE = flags.DEFINE_float(
-    "fine_tuning_rate", 0.5, "Learning rates of fine-tuning, in those of training.", lower_bound=0
-)
+_FINE_TUNED = flags.DEFINE_list("fine_tuned", list(CHAINS), f"On what: {', '.join(CHAINS)}.")
 _STRENGTHS = (0.1, 1.0, 10.0)  # of QK-Pro
 
 
@@ -112,38 +104,16 @@ def _learning_to_recall(at: Mapping[int, RunConfig], preset: Preset) -> list[Cel
 
 def _fine_tuned(first: Sequence[Cell], directory: Path) -> list[Cell]:
     """What each of the first goes on to learn, with all its parameters free."""
-    skills = cli.parse_names(_FINE_TUNED.name, _FINE_TUNED.value, _CHAINS)
-    if not 0 < _SHARE.value or not 0 < _RATE.value:
-        flag = _SHARE if not 0 < _SHARE.value else _RATE
-        raise UserError(f"--{flag.name}={flag.value} is not possible; allowed: more than 0")
-    return [_begun(cell, skill, directory) for cell in first for skill in skills]
-
-
-def _begun(first: Cell, skill: str, directory: Path) -> Cell:
-    config = first.config
-    seed = config.train.seed
-    name = first.name.replace(f"-s{seed}", "-s{seed}")
-    rates = ("muon_learning_rate", "adamw_learning_rate")
-    slower = {rate: _RATE.value * getattr(config.optimizer, rate) for rate in rates}
-    config = dataclasses.replace(
-        config,
-        task=dataclasses.replace(config.task, skills=(skill,), factor=_FACTOR),
-        optimizer=dataclasses.replace(config.optimizer, **slower),
-        train=dataclasses.replace(
-            config.train,
-            tokens=round(_SHARE.value * config.train.tokens),
-            warm_start=str(directory / "cells" / name),
-        ),
-    )
-    return cells.hybrid(config, config.sleep.passes, seed)
+    skills = cli.parse_names(_FINE_TUNED.name, _FINE_TUNED.value, CHAINS)
+    return [on_chains(cell, skill, directory) for cell in first for skill in skills]
 
 
 def arms(
     model: "ModelConfig", before: "Parameters", after: "Parameters"
 ) -> dict[str, "Parameters"]:
     """The parameters with what is put back, by its name in tables."""
-    from sleep_jax import qk_restore
-    from sleep_jax.qk_restore import attention, fast_weight_routing
+    from sleep_jax import parts, qk_restore
+    from sleep_jax.parts import attention, fast_weight_routing
 
     routing = attention("query", "key")
     chosen = {
@@ -154,9 +124,9 @@ def arms(
         "value, output": attention("value", "output"),
         "query, key of fast weights": fast_weight_routing,
         "query, key of both": lambda path: routing(path) or fast_weight_routing(path),
-        "fast weights": qk_restore.fast_weights,
-        "MLPs": qk_restore.mlps,
-        "embeddings": qk_restore.embeddings,
+        "fast weights": parts.fast_weights,
+        "MLPs": parts.mlps,
+        "embeddings": parts.embeddings,
         "all but query, key": lambda path: not routing(path),
     }
     found = {"nothing": after, "query, key": qk_restore.qk_restore(before, after)}
@@ -187,7 +157,7 @@ def readings(run: Path) -> list[dict[str, Any]]:
         params = arms(after.config.model, before, after.params)
     return [
         {"put_back": name, "skill": skill, **_scores(after, skill, put_back)}
-        for skill in dict.fromkeys([_RECALL, *task.skills])
+        for skill in dict.fromkeys([RECALL, *task.skills])
         for name, put_back in params.items()
     ]
 

@@ -9,7 +9,6 @@ projections, MLPs, norms and embeddings stay fine-tuned.
 Parameters are trees as decoder.init makes them, of one model, "before" and "after" fine-tuning.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,41 +17,8 @@ from numpy.typing import NDArray
 
 from sleep_jax.model.config import AttentionConfig
 from sleep_jax.model.decoder import Parameters
+from sleep_jax.parts import Chosen, attention
 from sleep_jax.training.optimizer import path_name
-
-Chosen = Callable[[str], bool]
-
-
-def attention(*names: str) -> Chosen:
-    """Of all softmax attention blocks the projections query, key, value or output."""
-
-    def chosen(path: str) -> bool:
-        block, *parents = path.split("/")
-        return block.endswith("_attention") and parents[0] == "mixer" and parents[-1] in names
-
-    return chosen
-
-
-def fast_weights(path: str) -> bool:
-    """All of the Gated DeltaNet mixers."""
-    block, *parents = path.split("/")
-    return block.endswith("_gated_delta_net") and parents[0] == "mixer"
-
-
-def fast_weight_routing(path: str) -> bool:
-    """Of these what makes queries and keys: their projections and short convolutions."""
-    parts = ("in/query", "in/key", "query_convolution/kernel", "key_convolution/kernel")
-    return fast_weights(path) and path.endswith(parts)
-
-
-def mlps(path: str) -> bool:
-    """The MLPs of all blocks."""
-    return path.split("/")[1:2] == ["mlp"]
-
-
-def embeddings(path: str) -> bool:
-    """Of tokens on the way in and out."""
-    return path in ("embedding", "unembedding")
 
 
 def restored(before: Parameters, after: Parameters, chosen: Chosen) -> Parameters:

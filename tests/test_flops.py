@@ -10,7 +10,7 @@ from sleep_jax import distributed, flops
 from sleep_jax.config import OptimizerConfig, SleepConfig
 from sleep_jax.model import decoder, routing
 from sleep_jax.model.config import UPDATE_RULES, AttentionConfig, LocalConfig, RoutingConfig
-from sleep_jax.training.step import Program, _gradient_sum, predict
+from sleep_jax.training.step import Program, gradient_sum, predict
 from tests import tiny
 
 # Wide enough that the products dwarf what is deliberately not counted.
@@ -42,7 +42,7 @@ def compiled_update_flops(config):
     }
     program = Program.of(config, "cpu")
     params = jax.eval_shape(lambda: decoder.init(program.model, jax.random.key(0)))
-    step = _gradient_sum(program, distributed.make_mesh())
+    step = gradient_sum(program, distributed.make_mesh())
     cost = jax.jit(step).lower(params, batch).compile().cost_analysis()
     assert cost is not None
     return cost["flops"]

@@ -164,7 +164,7 @@ def test_the_gradient_of_other_ways_to_end_a_window_is_that_of_one_device(fields
     program, params = Program.of(config, "cpu"), initial_state(config).params
 
     def gradient_on(mesh):
-        summed = jax.jit(step._gradient_sum(program, mesh))
+        summed = jax.jit(step.gradient_sum(program, mesh))
         gradient, _ = summed(params, distributed.to_mesh(batch(0, config), mesh))
         return jax.tree.leaves(jax.tree.map(np.asarray, gradient))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from chex import assert_trees_all_close, assert_trees_all_equal
 
-from sleep_jax import qk_restore
+from sleep_jax import parts, qk_restore
 from sleep_jax.model import decoder
 from sleep_jax.training.optimizer import path_name
 from tests import tiny
@@ -39,17 +39,17 @@ def test_what_else_can_be_put_back():
     def of(chosen):
         return changed(qk_restore.restored(BEFORE, AFTER, chosen))
 
-    assert of(qk_restore.attention("value")) == {f"{BLOCK}/in/value"}
-    assert of(qk_restore.attention("output")) == {f"{BLOCK}/out/output"}
+    assert of(parts.attention("value")) == {f"{BLOCK}/in/value"}
+    assert of(parts.attention("output")) == {f"{BLOCK}/out/output"}
     mixer = "block_00_gated_delta_net/mixer"
-    whole = of(qk_restore.fast_weights)
-    assert whole > of(qk_restore.fast_weight_routing)
+    whole = of(parts.fast_weights)
+    assert whole > of(parts.fast_weight_routing)
     assert whole == {path for path in of(lambda path: True) if path.startswith(mixer + "/")}
-    assert of(qk_restore.embeddings) == {"embedding", "unembedding"}
-    parts = ("in/gate", "in/up", "out/down")
+    assert of(parts.embeddings) == {"embedding", "unembedding"}
+    names = ("in/gate", "in/up", "out/down")
     blocks = ("block_00_gated_delta_net", "block_01_attention")
-    assert of(qk_restore.mlps) == {f"{block}/mlp/{part}" for block in blocks for part in parts}
-    assert of(qk_restore.fast_weight_routing) == {
+    assert of(parts.mlps) == {f"{block}/mlp/{part}" for block in blocks for part in names}
+    assert of(parts.fast_weight_routing) == {
         f"{mixer}/in/query", f"{mixer}/in/key",
         f"{mixer}/query_convolution/kernel", f"{mixer}/key_convolution/kernel",
     }  # fmt: skip
@@ -77,5 +77,5 @@ def test_its_ends_are_qk_restore_and_keys_alone():
         qk_restore.qk_pro(MODEL.attention, BEFORE, AFTER, strength) for strength in (0.0, np.inf)
     )
     assert_trees_all_close(none, qk_restore.qk_restore(BEFORE, AFTER), atol=1e-6)
-    keys = qk_restore.restored(BEFORE, AFTER, qk_restore.attention("key"))
+    keys = qk_restore.restored(BEFORE, AFTER, parts.attention("key"))
     assert_trees_all_equal(all_of_it, keys)

@@ -226,7 +226,7 @@ def make_train_step(program: Program, mesh: Mesh) -> Callable[..., tuple[TrainSt
     `choosing` has a fourth argument, a `consa.Choice`. Metrics are `means` of the batch and the
     norm of the gradient before clipping.
     """
-    gradient_sum = _gradient_sum(program, mesh)
+    total_gradient = gradient_sum(program, mesh)
     shardings = state_shardings(program, mesh)
     transformation = optimizer(program.optimizer, shardings.params, program.learns)
 
@@ -234,7 +234,7 @@ def make_train_step(program: Program, mesh: Mesh) -> Callable[..., tuple[TrainSt
         state: TrainState, batch: Batch, rate: jax.Array, choice: consa.Choice | None = None
     ):
         params = consa.noisy(state.params, choice.key) if choice else state.params
-        gradient, sums = gradient_sum(params, batch)
+        gradient, sums = total_gradient(params, batch)
         labels = jnp.sum(sums["labels"])
         gradient = jax.tree.map(lambda g: g / labels, gradient)
         share = choice.share if choice else None
@@ -257,7 +257,7 @@ def make_train_step(program: Program, mesh: Mesh) -> Callable[..., tuple[TrainSt
     )
 
 
-def _gradient_sum(program: Program, mesh: Mesh) -> Callable[[Any, Batch], tuple[Any, Metrics]]:
+def gradient_sum(program: Program, mesh: Mesh) -> Callable[[Any, Batch], tuple[Any, Metrics]]:
     """`(params, batch) -> (gradient of the summed loss, score)`, over all of the mesh."""
     axes = decoder.logical_axes(program.model)
     model = decoder.shard(program.model, mesh.shape["tensor"])

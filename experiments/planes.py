@@ -1,0 +1,272 @@
+"""What is measured of a model that has lost recall: how it comes back, and in which planes.
+
+Recall is learned again, from where fine-tuning left the model (theta_d; before it theta*), or from
+theta* with noise as long as fine-tuning's displacement. Then it is trained again in planes of k
+directions through theta_d. Every k directions are:
+
+    STATIC    the k top ones of gradients of recall at theta*, before it was lost
+    LOCAL     the same at theta_d
+    FINAL     the same where recovery ended, theta_T
+    OTHER     of gradients, at theta_d, of what it was fine-tuned on
+    PREFIX    the first k updates of recovery
+    KRYLOV    g, Hg, ..., at theta_d
+    BACK      theta* - theta_d alone, whatever k
+    RANDOM    drawn
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.fine_tuned import RECALL
+from sleep_jax import distributed, flops, parts, recovery
+from sleep_jax.config import RunConfig
+from sleep_jax.recovery import Doubles, Vector
+from sleep_jax.tasks.task import TRAIN
+from sleep_jax.trained import Trained
+from sleep_jax.training.evaluation import evaluation_sequences
+from sleep_jax.training.step import Batch
+
+log = logging.getLogger("sleep_jax")
+
+STATIC, LOCAL, FINAL, OTHER = "static", "local", "final", "other skill"
+PREFIX, KRYLOV, BACK, RANDOM = "prefix", "krylov", "back", "random"
+FINE_TUNING, NOISE = "fine-tuning", "noise"
+ADAM, SGD = "adam", "sgd"
+ALL = "all"
+PARTS = {
+    ALL: lambda path: True,
+    "attention": parts.attention("query", "key", "value", "output"),
+    "fast weights": parts.fast_weights,
+    "gates of fast weights": parts.gates,
+    "MLPs": parts.mlps,
+    "embeddings": parts.embeddings,
+}
+DIMENSIONS = (1, 3, 10, 30)  # k of planes
+FEW = 10  # k of most that is told
+TRAINED_IN = {
+    1: (BACK,),
+    FEW: (STATIC, LOCAL, FINAL, OTHER, PREFIX, KRYLOV, RANDOM),
+    30: (STATIC, LOCAL, PREFIX, RANDOM),
+}
+_FROM = 10_000_000  # of the training sequences here, far behind those of training itself
+_SETS = 1_000_000  # sequences between two sets of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Measuring:
+    """How it is measured.
+
+    Attributes:
+      steps: T, updates of a recovery; rates fall linearly to 0.
+      gradients: n, batches whose gradients make a basis.
+      adam_rate: Adam's; in a plane sqrt(D / k) times that, so that updates are as long.
+      sgd_rate: of gradients that are clipped at norm 1.
+    """
+
+    steps: int = 300
+    gradients: int = 64
+    adam_rate: float = 3e-3
+    sgd_rate: float = 0.3
+
+    @property
+    def marks(self) -> list[int]:
+        """Updates behind which gradients are taken."""
+        return sorted({t for t in (0, 10, 30, 100) if t < self.steps} | {self.steps})
+
+    def optimizer(self, name: str, longer: float = 1.0) -> optax.GradientTransformation:
+        """ADAM or SGD, its rate so many times what it is."""
+        rate = {ADAM: self.adam_rate, SGD: self.sgd_rate}[name] * longer
+        schedule = optax.linear_schedule(rate, 0.0, self.steps)
+        if name == ADAM:
+            return optax.adam(schedule)
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(schedule))
+
+
+class _Model:
+    """A run and the one it began with: theta_d and theta*, gradients, scores, sequences."""
+
+    def __init__(self, before: Trained, after: Trained, measuring: Measuring):
+        self.run, self.measuring = after, measuring
+        task = dataclasses.replace(before.config.task, skills=(RECALL,))
+        self.config = dataclasses.replace(after.config, task=task)
+        self.theta, back, self.paths = recovery.flat(after.params)
+        self.star = recovery.flat(before.params).theta
+        self.gradient = recovery.gradient_of(after.program, after.mesh, back)
+        self.scores = recovery.scores_of(after.program, after.mesh, back, self._held_out())
+        self.lessons = self.batches(0, measuring.steps)
+        self.random = jax.random.split(jax.random.key(after.config.train.seed), 2)
+
+    def _held_out(self) -> list[Batch]:
+        """The run's evaluation sequences of recall, as many at a time as a gradient has."""
+        config = self.config
+        size = config.train.batch_size // config.train.accumulate
+        count = config.train.evaluation_sequences // size * size
+        return self._cut(evaluation_sequences(config, count), size)
+
+    def batches(self, number: int, count: int, config: RunConfig | None = None) -> list[Batch]:
+        """A set of batches; another number, other sequences."""
+        config = config or self.config
+        size = config.train.batch_size
+        start = _FROM + number * _SETS
+        return self._cut(config.task.sample(config.train.seed, TRAIN, start, count * size), size)
+
+    def _cut(self, sequences: Any, size: int) -> list[Batch]:
+        count = len(sequences["mask"])
+        return [
+            distributed.whole_to_mesh(
+                {name: array[at : at + size] for name, array in sequences.items()}, self.run.mesh
+            )
+            for at in range(0, count, size)
+        ]
+
+    def gradients(
+        self, theta: Vector | Doubles, number: int, config: RunConfig | None = None
+    ) -> Doubles:
+        """`[n, D]`, of one set of batches."""
+        batches = self.batches(number, self.measuring.gradients, config)
+        return recovery.samples(self.gradient, jnp.asarray(theta, jnp.float32), batches)
+
+    def recover(self, theta: Vector, optimizer: str, plane: Doubles | None = None) -> Doubles:
+        """The path of recovery, `[T + 1, D]`, always on the same batches."""
+        longer = 1.0 if plane is None else float(np.sqrt(plane.shape[0] / plane.shape[1]))
+        by = self.measuring.optimizer(optimizer, longer)
+        return recovery.train(self.gradient, by, theta, self.lessons, plane).astype(np.float64)
+
+
+def measured(before: Trained, after: Trained, measuring: Measuring) -> list[dict[str, Any]]:
+    """Three recoveries of a run that began with another: see `_recovery` for what each holds.
+
+    From fine-tuning by Adam, with training in planes, and by SGD; from noise by Adam.
+    """
+    model = _Model(before, after, measuring)
+    moved = jnp.linalg.norm(model.theta - model.star)
+    noise = jax.random.normal(model.random[0], model.star.shape)
+    noisy = model.star + noise * (moved / jnp.linalg.norm(noise))
+    return [
+        _recovery(model, FINE_TUNING, model.theta, ADAM, TRAINED_IN),
+        _recovery(model, FINE_TUNING, model.theta, SGD),
+        _recovery(model, NOISE, noisy, ADAM),
+    ]
+
+
+def _recovery(
+    model: _Model,
+    lost_by: str,
+    theta: Vector,
+    optimizer: str,
+    trained_in: Mapping[int, Sequence[str]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """One recovery, and training in planes by their k and name.
+
+    Returns:
+      `before`, `lost` and `found`: scores on recall at theta*, at theta and at the end. `captured`
+      and `held_out`, by plane and k: of the displacement, and of that behind the first k updates.
+      `within`, by plane and k: scores where training in it ended. `displacement`: its length;
+      `of_first`, by k, that of the first k updates. `back`: cosine of the displacement with
+      theta* - theta. `spectrum`: of gradients at theta, as they are and less their mean. `parts`:
+      see `_of_part`. `tokens` and `flops` of one recovery.
+    """
+    log.info("recovery from %s by %s", lost_by, optimizer)
+    path = model.recover(theta, optimizer)
+    end, delta = jnp.asarray(path[-1], jnp.float32), path[-1] - path[0]
+    at = {t: [model.gradients(path[t], number) for number in (1, 2)] for t in model.measuring.marks}
+    start = at[0][0]
+    gradients = {
+        STATIC: model.gradients(model.star, 3),
+        LOCAL: start,
+        FINAL: at[model.measuring.steps][0],
+        OTHER: model.gradients(theta, 3, model.run.config),
+    }
+    back = np.asarray(model.star - theta, np.float64)[:, None]
+    most = max(DIMENSIONS)
+    drawn = np.asarray(jax.random.normal(model.random[1], (theta.size, most)), np.float64)
+    planes = {name: recovery.top(found, most) for name, found in gradients.items()} | {
+        PREFIX: recovery.orthonormal((path[1 : most + 1] - path[:most]).T),
+        KRYLOV: recovery.krylov(model.gradient, theta, model.batches(4, 16), FEW),
+        BACK: recovery.orthonormal(back),
+        RANDOM: recovery.orthonormal(drawn),
+    }
+    chosen = {
+        name: {k: plane[:, :k] for k in DIMENSIONS if k <= plane.shape[1]}
+        for name, plane in planes.items()
+    }
+    within: dict[str, dict[int, Any]] = {}
+    for k, names in trained_in.items():
+        for name in names:
+            log.info("recovery from %s in %d directions: %s", lost_by, k, name)
+            ended = model.recover(theta, optimizer, chosen[name][k])[-1]
+            scores = model.scores(jnp.asarray(ended, jnp.float32))
+            within.setdefault(name, {})[k] = scores
+    masks = {name: np.array([is_in(path) for path in model.paths]) for name, is_in in PARTS.items()}
+    config = model.config
+    return {
+        "lost_by": lost_by,
+        "optimizer": optimizer,
+        "before": model.scores(model.star),
+        "lost": model.scores(theta),
+        "found": model.scores(end),
+        "captured": _by_plane(chosen, lambda k: delta),
+        "held_out": _by_plane(chosen, lambda k: path[-1] - path[k]),
+        "within": within,
+        "displacement": float(np.linalg.norm(delta)),
+        "of_first": {k: float(np.linalg.norm(path[k] - path[0])) for k in DIMENSIONS},
+        "back": float(np.sum(back[:, 0] * delta) / np.linalg.norm(back) / np.linalg.norm(delta)),
+        "spectrum": {
+            "as they are": recovery.spectrum(start, FEW)._asdict(),
+            "less their mean": recovery.spectrum(start - start.mean(0), FEW)._asdict(),
+        },
+        "marks": model.measuring.marks,
+        "parts": {
+            name: _of_part(mask, delta, path, at, gradients)
+            for name, mask in masks.items()
+            if mask.any()
+        },
+        "tokens": model.measuring.steps * config.tokens_per_step,
+        "flops": model.measuring.steps * flops.training_flops_per_step(config),
+    }
+
+
+def _by_plane(chosen: Mapping[str, Mapping[int, Doubles]], displacement: Any) -> dict[str, Any]:
+    return {
+        name: {k: recovery.captured(plane, displacement(k)) for k, plane in by_dimension.items()}
+        for name, by_dimension in chosen.items()
+    }
+
+
+def _of_part(
+    mask: np.ndarray,
+    delta: Doubles,
+    path: Doubles,
+    at: Mapping[int, Sequence[Doubles]],
+    gradients: Mapping[str, Doubles],
+) -> dict[str, Any]:
+    """Of some of the parameters alone.
+
+    Returns:
+      `dimensions`, how many there are; `share` of the squared displacement; `captured` of theirs by
+      STATIC, LOCAL and PREFIX planes of their own, of FEW directions; `overlap`, by k, of the
+      planes at mark i, from one set of gradients, with those at mark j, from another: on the
+      diagonal what sampling leaves of the same plane.
+    """
+    k = FEW
+    mine = delta[mask]
+    planes = {name: recovery.top(gradients[name][:, mask], k) for name in (STATIC, LOCAL)}
+    planes[PREFIX] = recovery.orthonormal((path[1 : k + 1] - path[:k])[:, mask].T)
+    of = [[recovery.top(found[:, mask], k) for found in sets] for sets in at.values()]
+    return {
+        "dimensions": int(mask.sum()),
+        "share": float(np.sum(mine**2) / np.sum(delta**2)),
+        "captured": {name: recovery.captured(plane, mine) for name, plane in planes.items()},
+        "overlap": {
+            few: [[recovery.overlap(a[:, :few], b[:, :few]) for _, b in of] for a, _ in of]
+            for few in (1, k)
+        },
+    }
