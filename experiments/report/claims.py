@@ -6,6 +6,7 @@ from experiments.report import (
     claims_depth,
     claims_depth_cost,
     claims_latents,
+    claims_planes,
     claims_restored,
     claims_routed,
     claims_rule110,
@@ -26,6 +27,7 @@ _MODULES = (
     claims_routed,
     claims_choices,
     claims_restored,
+    claims_planes,
     claims_seeded,
 )
 PAPER: tuple[Claim, ...] = tuple(claim for module in _MODULES for claim in module.CLAIMS)

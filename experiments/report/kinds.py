@@ -21,6 +21,8 @@ from experiments.report import (
     ladder,
     latents,
     needed,
+    planes,
+    planes_figure,
     published,
     regimes,
     restored,
@@ -188,6 +190,16 @@ CONSA = GENERIC._replace(
     drawings={"choices.png": choices.draw},
     reads="state_bytes",
 )
+RECOVERY = GENERIC._replace(
+    summarise=planes.summarise,
+    conclude=planes.conclude,
+    header=lambda summary: planes.HEADER,
+    lines=planes.lines,
+    also=planes.also,
+    floor="the chance of a guess among the values",
+    drawings={"planes.png": planes_figure.draw},
+    reads="recoveries",
+)
 KINDS = {
     "cellular_automata": RULE_110,
     "depo": DEPO,
@@ -203,6 +215,7 @@ KINDS = {
     "consa": CONSA,
     "dash_attention": DASH_ATTENTION,
     "qk_restore": QK_RESTORE,
+    "recovery": RECOVERY,
     "knowledge_seeding": KNOWLEDGE_SEEDING,
     "lclm": COST_OF_DEPTH._replace(conclude=latents.conclude),
     "lclm_depo": _cost_of_depth(DEPO, depth_cost.DEPO)._replace(conclude=latents.conclude),
