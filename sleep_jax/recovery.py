@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from sleep_jax.model.decoder import Parameters
 from sleep_jax.training.optimizer import path_name
-from sleep_jax.training.step import Batch, Program, gradient_sum, make_evaluation_step, means
+from sleep_jax.training.step import Batch, Program, gradient_sum
 
 Vector = jax.Array  # [D], float32
 Doubles = NDArray[np.float64]
@@ -56,21 +56,6 @@ def gradient_of(program: Program, mesh: Mesh, back: Callable[[Vector], Parameter
         return ravel_pytree(found)[0] / sums["labels"].sum()
 
     return jax.jit(gradient)
-
-
-def scores_of(
-    program: Program, mesh: Mesh, back: Callable[[Vector], Parameters], batches: Sequence[Batch]
-) -> Callable[[Vector], dict[str, float]]:
-    """`theta -> {loss, label_accuracy, exact_accuracy}` over all of the batches."""
-    step = make_evaluation_step(program, mesh)
-
-    def scores(theta: Vector) -> dict[str, float]:
-        params = back(theta)
-        found = [step(params, batch) for batch in batches]
-        sums = {name: np.concatenate([np.asarray(one[name]) for one in found]) for name in found[0]}
-        return {name: float(value) for name, value in means(sums).items()}  # type: ignore[arg-type]
-
-    return scores
 
 
 def samples(gradient: Gradient, theta: Vector, batches: Iterable[Batch]) -> Doubles:

@@ -265,7 +265,7 @@ def test_an_unknown_experiment_lists_the_known_ones():
     allowed = "cellular_automata, depo, gsm_infinite, smollm2_gsm, local_rules, "
     allowed += "local_rules_depo, elastic_sleep, rollout_curriculum, rollout_ladder, "
     allowed += "cost_of_depth, cost_of_depth_depo, ttt_e2e, lclm, lclm_depo, "
-    allowed += "dash_attention, consa, qk_restore, knowledge_seeding, cost_of_sleep"
+    allowed += "dash_attention, consa, qk_restore, recovery, knowledge_seeding, cost_of_sleep"
     assert result.stderr == f"error: EXP=dreams is unknown; allowed: {allowed}\n"
 
 

@@ -122,6 +122,20 @@ def test_one_seed_has_no_interval_and_a_short_recovery_no_drift():
     assert planes.lines([one])[2][7] == "-"
 
 
+def test_a_seed_that_never_learned_is_left_out_and_named():
+    found = rows()
+    never = next(one for one in found if one["passes"] == 2 and one["seed"] == 1)
+    for recovered in never["recoveries"]:
+        recovered["before"] = {"exact_accuracy": 0.89, "loss": 2.3}
+    summary = planes.summarise(found)
+    two = next(group for group in summary if group["passes"] == 2)
+    assert (two["seeds"], two["left_out"]) == ([0, 2], [1])
+    assert planes.lines(summary)[4][3] == "2 of 3" and planes.lines(summary)[0][3] == "3"
+    assert "N = 2: seed 1 is left out, which never recalled 0.9" in planes.conclude(summary)
+    (alone, *_) = planes.summarise([never])  # where nobody learned all are told
+    assert (alone["seeds"], alone["left_out"]) == ([1], [])
+
+
 @pytest.mark.parametrize(
     "judge, holds, fails",
     [

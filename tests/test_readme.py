@@ -21,6 +21,7 @@ PAGES = (
     "dash_attention.md",
     "consa.md",
     "qk_restore.md",
+    "recovery.md",
     "knowledge_seeding.md",
 )
 NOTES = (
@@ -32,6 +33,7 @@ NOTES = (
     "NOTES_dash_attention.md",
     "NOTES_consa.md",
     "NOTES_qk_restore.md",
+    "NOTES_recovery.md",
     "NOTES_knowledge_seeding.md",
     "NOTES_second_pass.md",
     "bench/NOTES.md",

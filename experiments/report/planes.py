@@ -12,6 +12,7 @@ from experiments.report.summary import Row, group_rows, interval, mean, student_
 from experiments.report.words import quote, scientific
 
 FEW = 10  # k of what is compared
+LEARNED = 0.9  # recall before; a model that never had it has nothing to lose
 AFTER = 100  # updates behind which gradients' planes are looked at again
 STATIC, LOCAL, PREFIX, RANDOM, BACK = "static", "local", "prefix", "random", "back"
 FINE_TUNING, ADAM, ALL = "fine-tuning", "adam", "all"
@@ -86,6 +87,7 @@ class Recovered(TypedDict):
     lost_by: str
     optimizer: str
     seeds: list[int]
+    left_out: list[int]  # seeds that never LEARNED, where others did
     before: Interval
     lost: Interval
     found: Interval
@@ -120,6 +122,9 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def _group(rows: Sequence[Row], number: int) -> Recovered:
+    learned = [row for row in rows if _before(row) >= LEARNED]
+    left_out = [row["seed"] for row in rows if learned and row not in learned]
+    rows = learned or rows
     first = rows[0]
     all_of = [row["recoveries"][number] for row in rows]
     one = all_of[0]
@@ -138,6 +143,7 @@ def _group(rows: Sequence[Row], number: int) -> Recovered:
         "lost_by": one["lost_by"],
         "optimizer": one["optimizer"],
         "seeds": [row["seed"] for row in rows],
+        "left_out": left_out,
         "before": recall("before"),
         "lost": recall("lost"),
         "found": recall("found"),
@@ -164,6 +170,10 @@ def _group(rows: Sequence[Row], number: int) -> Recovered:
         "tokens": one["tokens"],
         "flops": one["flops"],
     }
+
+
+def _before(row: Row) -> float:
+    return row["recoveries"][0]["before"]["exact_accuracy"]
 
 
 def _plane(all_of: Sequence[Row], name: str, k: str, answers: int) -> Plane:
@@ -233,7 +243,7 @@ def lines(summary: Sequence[Recovered]) -> list[list[str]]:
             group["model"],
             NAMES[at["name"]],
             str(at["k"]),
-            str(len(group["seeds"])),
+            _seeds(group),
             quote_mean(at["captured"]),
             quote_mean(at["held_out"]),
             quote(at["recall"]),
@@ -265,12 +275,17 @@ def also(summary: Sequence[Recovered]) -> list[tuple[str, Sequence[str], list[li
     ]
 
 
+def _seeds(group: Recovered) -> str:
+    count, left_out = len(group["seeds"]), len(group["left_out"])
+    return f"{count} of {count + left_out}" if left_out else str(count)
+
+
 def _of_recovery(group: Recovered) -> list[str]:
     return [
         group["model"],
         group["lost_by"],
         group["optimizer"],
-        str(len(group["seeds"])),
+        _seeds(group),
         *(quote(group[name]) for name in ("before", "lost", "found")),
         *(f"{group[name]['mean']:.2f}" for name in ("displacement", "of_first", "back")),
         *(f"{energy:.2f}" for energy in group["energy"]),
@@ -283,7 +298,7 @@ def _of_captured(group: Recovered) -> list[str]:
         group["model"],
         group["lost_by"],
         group["optimizer"],
-        str(len(group["seeds"])),
+        _seeds(group),
         *(
             quote_mean(at[field]) if (at := found[name]) else "-"
             for name in (PREFIX, LOCAL, STATIC)
@@ -318,6 +333,13 @@ def _in_time(group: Recovered, part: Part) -> list[str]:
 def conclude(summary: Sequence[Recovered]) -> str:
     """What came back, what planes capture of it, and what they bring back alone."""
     said = [_sentence(group) for group in filter(is_main, summary)]
+    for group in filter(is_main, summary):
+        if group["left_out"]:
+            seeds = ", ".join(map(str, group["left_out"]))
+            said.append(
+                f"{group['model']}: seed {seeds} is left out, which never recalled {LEARNED:g} and "
+                "so had nothing to lose."
+            )
     said.append(
         "It may not be concluded that what is inside the intervals is the same, nor anything about "
         "low-rank adapters or pretrained models."
