@@ -120,6 +120,12 @@ def test_one_seed_has_no_interval_and_a_short_recovery_no_drift():
     found["recoveries"][0]["found"] = found["recoveries"][0]["lost"]  # nothing was found again
     (one, *_) = planes.summarise([found])
     assert planes.lines([one])[2][7] == "-"
+    three = rows()[1:4]
+    for recovered in three[1]["recoveries"]:
+        recovered["found"] = recovered["lost"]
+    (one, *_) = planes.summarise(three)
+    assert planes.lines([one])[2][7] == "-" and planes.lines([one])[2][6] != "-"
+    assert planes.quote_mean({"mean": 0.5, "half": 0.0}) == "0.500 [0.500, 0.500]"
 
 
 def test_a_seed_that_never_learned_is_left_out_and_named():

@@ -109,7 +109,7 @@ def summarise(rows: Iterable[Row]) -> list[Recovered]:
     key = ("pairs", "model", "passes", "skills", "regime")
     found = [
         _group(group, number)
-        for group in group_rows((row for row in rows if row["recoveries"]), key)
+        for group in group_rows(rows, key)
         for number in range(len(group[0]["recoveries"]))
     ]
     return sorted(found, key=lambda g: (g["pairs"], g["keeps_cache"], g["passes"]))
