@@ -125,6 +125,8 @@ def test_one_seed_has_no_interval_and_a_short_recovery_no_drift():
         recovered["found"] = recovered["lost"]
     (one, *_) = planes.summarise(three)
     assert planes.lines([one])[2][7] == "-" and planes.lines([one])[2][6] != "-"
+    assert planes.quote_share({"mean": 0.9, "half": 0.95}) == "0.900 [0.000, 1.000]"
+    assert planes.quote_mean({"mean": 0.9, "half": 0.95}) == "0.900 [-0.050, 1.850]"
     assert planes.quote_mean({"mean": 0.5, "half": 0.0}) == "0.500 [0.500, 0.500]"
 
 

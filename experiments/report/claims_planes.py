@@ -17,6 +17,7 @@ from experiments.report.planes import (
     is_main,
     plane,
     quote_mean,
+    quote_share,
 )
 from experiments.report.sources import Source
 from experiments.report.verdicts import Claim, Finding, Verdict, not_run
@@ -82,7 +83,7 @@ def more_than_a_cache(source: Source) -> Finding:
     if one is None or cache is None:
         return not_run(f"{_MISSING}, of one pass and of the transformer that keeps its cache")
     fast, kept = (_planes(group, PREFIX)[0]["captured"] for group in (one, cache))
-    numbers = f"one pass {quote_mean(fast)}, cache kept {quote_mean(kept)}"
+    numbers = f"one pass {quote_share(fast)}, cache kept {quote_share(kept)}"
     return _finding(_above(kept, fast), numbers, [one, cache])
 
 
@@ -94,7 +95,8 @@ def worth_more(source: Source) -> Finding:
         share, captured = local["share"], local["captured"]
         if share is None:
             return False, "recall was not found again"
-        return share["mean"] > 2 * captured["mean"], _beside(share, captured)
+        told = f"{quote_mean(share)} and {quote_share(captured)}"
+        return share["mean"] > 2 * captured["mean"], told
 
     return _of_every_model(source, judge)
 
@@ -137,7 +139,7 @@ def _above(one: Mean, other: Mean) -> bool:
 
 
 def _beside(one: Mean, other: Mean) -> str:
-    return f"{quote_mean(one)} and {quote_mean(other)}"
+    return f"{quote_share(one)} and {quote_share(other)}"
 
 
 def _finding(holds: bool, numbers: str, groups: Sequence[Recovered]) -> Finding:

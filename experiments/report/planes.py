@@ -4,6 +4,7 @@ A row is a fine-tuned run with its `recoveries` (experiments/planes.py says what
 runs that these began with have none.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
@@ -228,12 +229,19 @@ def is_main(group: Recovered) -> bool:
 
 def quote_mean(value: Mean | None) -> str:
     """`0.843 [0.801, 0.885]`, of one seed the mean alone."""
-    if value is None:
-        return "-"
+    return "-" if value is None else _quote(value, -math.inf, math.inf)
+
+
+def quote_share(value: Mean) -> str:
+    """The same of what lies in [0, 1], and its interval as well."""
+    return _quote(value, 0.0, 1.0)
+
+
+def _quote(value: Mean, least: float, most: float) -> str:
     centre, half = value["mean"], value["half"]
-    return f"{centre:.3f}" + (
-        f" [{centre - half:.3f}, {centre + half:.3f}]" if half is not None else ""
-    )
+    if half is None:
+        return f"{centre:.3f}"
+    return f"{centre:.3f} [{max(least, centre - half):.3f}, {min(most, centre + half):.3f}]"
 
 
 def lines(summary: Sequence[Recovered]) -> list[list[str]]:
@@ -244,8 +252,8 @@ def lines(summary: Sequence[Recovered]) -> list[list[str]]:
             NAMES[at["name"]],
             str(at["k"]),
             _seeds(group),
-            quote_mean(at["captured"]),
-            quote_mean(at["held_out"]),
+            quote_share(at["captured"]),
+            quote_share(at["held_out"]),
             quote(at["recall"]),
             quote_mean(at["share"]),
             short(group["tokens"]),
@@ -300,12 +308,12 @@ def _of_captured(group: Recovered) -> list[str]:
         group["optimizer"],
         _seeds(group),
         *(
-            quote_mean(at[field]) if (at := found[name]) else "-"
+            quote_share(at[field]) if (at := found[name]) else "-"
             for name in (PREFIX, LOCAL, STATIC)
             for field in ("captured", "held_out")
         ),
         *(
-            quote_mean(at["captured"]) if (at := found[name]) else "-"
+            quote_share(at["captured"]) if (at := found[name]) else "-"
             for name in ("krylov", RANDOM)
         ),
     ]
