@@ -46,9 +46,9 @@ def _draw_planes(axis: Axes, group: Recovered) -> None:
         "recall": ("recall in the plane", {"marker": "s", "color": COLOURS[3]}),
     }
     for field, (label, look) in shown.items():
-        means, halves = zip(*(_ends(at, field) for at in planes), strict=True)
+        means, low, high = np.transpose([_ends(at, field) for at in planes])
         look |= {"markersize": 3, "linestyle": "none", "elinewidth": 0.8, "label": label}
-        axis.errorbar(means, places, xerr=halves, **look)
+        axis.errorbar(means, places, xerr=(means - low, high - means), **look)
     for name, colour in (("lost", GREY), ("found", COLOURS[3])):
         look = {"color": colour, "linewidth": 0.7, "linestyle": ":"}
         axis.axvline(group[name]["mean"], label=f"recall {name}", **look)
@@ -57,12 +57,12 @@ def _draw_planes(axis: Axes, group: Recovered) -> None:
     axis.set(xlim=(-0.02, 1.02), ylim=(len(planes) - 0.5, -0.5), xlabel="share, or recall")
 
 
-def _ends(at: Plane, field: str) -> tuple[float, float]:
-    """Mean and half the interval, of what may be an `Interval` or a `Mean`."""
+def _ends(at: Plane, field: str) -> tuple[float, float, float]:
+    """Mean and interval within [0, 1], of what may be an `Interval` or a `Mean`."""
     value: Any = at[field]  # type: ignore[literal-required]
-    if "ci95" in value:
-        return value["mean"], (value["ci95"][1] - value["ci95"][0]) / 2
-    return value["mean"], value["half"] or 0.0
+    centre = value["mean"]
+    low, high = value.get("ci95") or (centre - (value["half"] or 0), centre + (value["half"] or 0))
+    return centre, max(0.0, low), min(1.0, high)
 
 
 def _draw_overlaps(axis: Axes, group: Recovered) -> None:
