@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import binary, cells, cli, recall_pairs
+from experiments import arms, binary, cells, cli, recall_pairs
 from experiments.cells import Cell
 from experiments.presets import Preset
 from experiments.readings import state_bytes, write_missing
@@ -81,7 +81,7 @@ def smoke() -> Preset:
 
 
 def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
-    return recall_pairs.planned(at, preset, ARMS, _transformer)
+    return arms.planned(at, preset, ARMS, _transformer)
 
 
 def _transformer(base: RunConfig, arm: str, seed: int) -> Cell:
@@ -109,11 +109,8 @@ EXPERIMENT = binary.Experiment(
     adapt=recall_pairs.every_pair_once,
     swept={
         "model.attention.local.window": _WINDOW.name,
-        "model.attention.local.unit": recall_pairs.ARMS.name,
-        **{
-            f"consa.{field}": recall_pairs.ARMS.name
-            for field in ("by", "share", "budget", "begin", "end")
-        },
+        "model.attention.local.unit": arms.ARMS.name,
+        **{f"consa.{field}": arms.ARMS.name for field in ("by", "share", "budget", "begin", "end")},
     },
     planned=_planned,
     read=_read,

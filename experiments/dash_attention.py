@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from experiments import binary, cells, cli, recall_pairs
+from experiments import arms, binary, cells, cli, recall_pairs
 from experiments.cells import Cell
 from experiments.presets import Preset
 from experiments.readings import state_bytes, write_missing
@@ -63,7 +63,7 @@ def smoke() -> Preset:
 
 
 def _planned(at: Mapping[int, RunConfig], preset: Preset) -> list[Cell]:
-    return recall_pairs.planned(at, preset, ARMS, _transformer)
+    return arms.planned(at, preset, ARMS, _transformer)
 
 
 def _transformer(base: RunConfig, arm: str, seed: int) -> Cell:
@@ -171,7 +171,7 @@ EXPERIMENT = binary.Experiment(
     swept={
         "model.attention.routing.chunk": _CHUNK.name,
         **{
-            f"model.attention.routing.{field}": recall_pairs.ARMS.name
+            f"model.attention.routing.{field}": arms.ARMS.name
             for field in ("select", "prior", "sigma")
         },
     },
