@@ -91,6 +91,8 @@ def test_groups_lines_and_words():
     assert prefix and prefix["captured"]["mean"] == pytest.approx(0.801)
     assert prefix["held_out"]["mean"] == pytest.approx(0.301)
     assert local and local["share"] and local["share"]["mean"] == pytest.approx((0.601 - 0.2) / 0.8)
+    assert one["left"] == [0.2] * 3
+    assert one["first_captured"] == pytest.approx([0.8, 0.801, 0.802])
     assert one["of_first"]["mean"] == pytest.approx(2.001 / 4)
     whole = one["parts"][0]
     assert whole["drift"] and whole["drift"]["mean"] == pytest.approx(0.101 - 0.5)
@@ -189,7 +191,8 @@ def test_smoke_loses_and_learns_again(tmp_path):
     assert adam["within"]["back"].keys() == {"1"} and len(adam["within"]) == 8
     assert adam["captured"]["prefix"]["30"] > 0.99  # 30 updates of 31
     assert adam["captured"]["random"]["30"] < 0.05
-    assert (directory / "planes.png").read_bytes().startswith(b"\x89PNG")
+    for figure in ("planes.png", "by_loss.png"):
+        assert (directory / figure).read_bytes().startswith(b"\x89PNG")
     assert "What was lost and found" in (directory / "table.md").read_text()
     again = run("experiments", "recovery", *flags, f"--workdir={tmp_path}")
     assert again.returncode == 0 and "reading" not in again.stdout

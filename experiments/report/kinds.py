@@ -197,7 +197,7 @@ RECOVERY = GENERIC._replace(
     lines=planes.lines,
     also=planes.also,
     floor="the chance of a guess among the values",
-    drawings={"planes.png": planes_figure.draw},
+    drawings={"planes.png": planes_figure.draw, "by_loss.png": planes_figure.draw_by_loss},
     reads="recoveries",
 )
 KINDS = {

@@ -96,6 +96,8 @@ class Recovered(TypedDict):
     of_first: Mean  # length of the first FEW updates, in that of all
     back: Mean
     energy: list[float]  # top FEW of gradients here; less their mean; of any of these lengths
+    left: list[float]  # by seed, recall that was left
+    first_captured: list[float]  # by seed, by FEW first updates
     planes: list[Plane]
     parts: list[Part]
     marks: list[int]
@@ -159,6 +161,8 @@ def _group(rows: Sequence[Row], number: int) -> Recovered:
                 ("less their mean", "of_any"),
             )
         ],
+        "left": [found["lost"]["exact_accuracy"] for found in all_of],
+        "first_captured": [found["captured"][PREFIX][str(FEW)] for found in all_of],
         "planes": [
             _plane(all_of, name, k, answers)
             for name in one["captured"]

@@ -9,8 +9,18 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from experiments.report.planes import ALL, FEW, NAMES, Mean, Plane, Recovered, is_main
-from experiments.report.style import COLOURS, COLUMN, FLOOR, GREY, STYLE, legend, save
+from experiments.report.planes import (
+    ADAM,
+    ALL,
+    FEW,
+    FINE_TUNING,
+    NAMES,
+    Mean,
+    Plane,
+    Recovered,
+    is_main,
+)
+from experiments.report.style import COLOURS, COLUMN, FLOOR, GREY, MARKERS, STYLE, legend, save
 
 _SHOWN = dict(zip((ALL, "attention", "fast weights", "MLPs"), ("black", *COLOURS), strict=False))
 
@@ -34,6 +44,35 @@ def draw(results: dict[str, Any], path: Path) -> None:
             legend(figure, axes[0][0], columns=6, floor="floor")
             handles = [Line2D([], [], color=_SHOWN[name], label=name) for name in _SHOWN]
             figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        save(figure, path)
+
+
+def draw_by_loss(results: dict[str, Any], path: Path) -> None:
+    """What first updates capture, by how much recall was left: a mark a seed, of Adam."""
+    summary: list[Recovered] = results["summary"]
+    groups = [group for group in summary if group["optimizer"] == ADAM]
+    names = list(dict.fromkeys(group["model"] for group in groups))
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(COLUMN, 2.6))
+        for group in groups:
+            kind = names.index(group["model"])
+            own = group["lost_by"] == FINE_TUNING
+            look: dict[str, Any] = {
+                "marker": MARKERS[kind],
+                "markersize": 4,
+                "linestyle": "none",
+                "color": COLOURS[kind],
+                "mfc": COLOURS[kind] if own else "none",
+                "label": f"{group['model']}, {group['lost_by']}",
+            }
+            axis.plot(group["left"], group["first_captured"], **look)
+        if groups:
+            axis.axvline(groups[0]["floor"], **FLOOR)
+            legend(figure, axis, columns=2, floor="floor")
+        axis.set(
+            xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall that was left",
+            ylabel=f"captured by {FEW} first updates",
+        )  # fmt: skip
         save(figure, path)
 
 
