@@ -34,10 +34,15 @@ def quadratic(theta, batch):
     return batch["factor"] * (jnp.asarray(HESSIAN, jnp.float32) @ theta)
 
 
-def powers(k):
-    found = [HESSIAN @ START]
+def quartic(theta, batch):
+    """The same and 1/2 sum theta^4, whose Hessian at START is known too."""
+    return quadratic(theta, batch) + batch["factor"] * 2 * theta**3
+
+
+def powers(k, hessian=HESSIAN, gradient=None):
+    found = [HESSIAN @ START if gradient is None else gradient]
     while len(found) < k:
-        found.append(HESSIAN @ found[-1])
+        found.append(hessian @ found[-1])
     return np.linalg.qr(np.stack(found, 1))[0]
 
 
@@ -56,6 +61,10 @@ def test_a_krylov_basis_spans_powers_of_the_hessian_and_a_path_of_descent():
     np.testing.assert_allclose(found.T @ found, np.eye(K), atol=1e-9)
     assert recovery.overlap(found, powers(K)) == pytest.approx(1, abs=1e-4)
     assert recovery.overlap(found, powers(K + 4)[:, 4:]) < 0.9  # not any powers
+    hessian = HESSIAN + 6 * np.diag(START**2)
+    curved = recovery.krylov(quartic, theta, by(1.0), K)
+    expected = powers(K, hessian, HESSIAN @ START + 2 * START**3)
+    assert recovery.overlap(curved, expected) == pytest.approx(1, abs=1e-4)
     path = recovery.train(quadratic, optax.sgd(0.2), theta, by(*[1.0] * K)).astype(np.float64)
     prefix = recovery.orthonormal(np.diff(path, axis=0).T)
     assert recovery.overlap(prefix, powers(K)) == pytest.approx(1, abs=1e-4)
