@@ -76,6 +76,38 @@ def test_where_nothing_is_left():
     assert "all weights still bring {} and {}".format(*weights) in TEXT
 
 
+def test_what_was_left_and_what_it_was_kept_in():
+    seeds = [
+        pair
+        for group in (groups(DEEP)[ONE], groups(MILD)[ONE])
+        for pair in zip(group["left"], group["first_captured"], strict=True)
+    ]
+
+    def ends(values):
+        return f"{min(values):.2f} to {max(values):.2f}".replace("0.", ".")
+
+    gone = [captured for left, captured in seeds if left < 0.13]
+    kept = [(left, captured) for left, captured in seeds if left >= 0.13]
+    assert f"capture {ends(gone)} where recall is at the floor" in TEXT
+    # The fifth seed at half the rates is between those of the milder one.
+    assert f"and {ends([captured for _, captured in kept])} where" in TEXT
+    assert f"where {ends([left for left, _ in kept])} of it are left" in TEXT
+    means = [
+        short(f"{plane(groups(source)[model], PREFIX)['captured']['mean']:.3f}")
+        for model in (CACHE, ONE)
+        for source in (MILD, DEEP)
+    ]
+    assert "a cache they capture {} and {}, with one pass {} and {}".format(*means) in TEXT
+    for source in (MILD, DEEP):
+        adam = groups(source)
+        for sgd in (group for group in source.summary if group["optimizer"] == "sgd"):
+            one = adam[sgd["model"]]
+            share = sgd["displacement"]["mean"] / one["displacement"]["mean"]
+            assert 0.33 < share < 0.51
+            captured = [plane(group, PREFIX)["captured"]["mean"] for group in (sgd, one)]
+            assert captured[0] < captured[1]
+
+
 def test_other_planes():
     both = [*groups(DEEP).values(), *groups(MILD).values()]
     static = [round(plane(group, STATIC)["captured"]["mean"], 3) for group in both]
