@@ -33,11 +33,11 @@ _STEPS = flags.DEFINE_integer(
 
 
 def cpu() -> Preset:
-    """`make experiment EXP=recovery`: 16 pairs, 64 tokens, two blocks, one seed.
+    """`make experiment EXP=recovery`: 16 pairs, 64 tokens, two blocks, one pass, one seed.
 
     The model of `EXP=dash_attention` and `consa`, twice the tokens, as there are two skills. The
     rates of training are those of its first try; those of recovery, see Measuring, as well
-    (validation split, one seed). Expected: experiments/results/recovery/cpu.
+    (validation split, one seed). Expected, with `--passes=1,2`: experiments/results/recovery/cpu.
     """
     preset = recall_pairs.cpu()
     task = dataclasses.replace(preset.config.task, skills=(RECALL, _CHAIN))
@@ -55,12 +55,12 @@ def smoke() -> Preset:
 
 
 def _without_matches(preset: Preset) -> Preset:
-    """Models that are damaged and recover are compared with themselves, so FLOPs are not matched.
+    """One pass, for every seed beside a transformer that keeps its cache.
 
-    The transformer that keeps its cache has a run for every seed.
+    Models that are damaged and recover are compared with themselves, so FLOPs are not matched.
     """
     seeds = next(iter(preset.depths.values()))
-    return dataclasses.replace(preset, match=(), full_cache_seeds=seeds)
+    return dataclasses.replace(preset, passes=(1,), match=(), full_cache_seeds=seeds)
 
 
 def _fine_tuned(first: Sequence[Cell], directory: Path) -> list[Cell]:
