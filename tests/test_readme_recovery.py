@@ -5,8 +5,17 @@ import re
 import pytest
 
 from experiments.report import claims_planes
-from experiments.report.planes import BACK, LOCAL, PREFIX, RANDOM, STATIC, is_main, plane
-from experiments.report.planes import quote_mean, quote_share
+from experiments.report.planes import (
+    BACK,
+    LOCAL,
+    PREFIX,
+    RANDOM,
+    STATIC,
+    is_main,
+    plane,
+    quote_mean,
+    quote_share,
+)
 from experiments.report.verdicts import Verdict
 from experiments.report.words import quote
 from tests.test_readme import COMMITTED, README, committed, flat
