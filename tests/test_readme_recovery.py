@@ -1,6 +1,7 @@
 """What experiments/results says of recovery."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -40,8 +41,12 @@ def short(text):
     return re.sub(r"\b0\.", ".", text)
 
 
+def there(group, name, k=10) -> Any:
+    return plane(group, name, k)
+
+
 def of(group, name, what, k=10):
-    value = plane(group, name, k)[what]
+    value = there(group, name, k)[what]
     return short({"recall": quote, "share": quote_mean}.get(what, quote_share)(value))
 
 
@@ -57,7 +62,7 @@ def test_lines_are_those_of_the_tables(name, source):
 def test_where_something_is_left():
     one, two, cache = (groups(MILD)[model] for model in (ONE, TWO, CACHE))
     for group in (one, two, cache):
-        for said in (quote(group["lost"]), quote(plane(group, PREFIX)["recall"])):
+        for said in (quote(group["lost"]), quote(there(group, PREFIX)["recall"])):
             assert short(said) in TEXT
         assert of(group, PREFIX, "captured") in TEXT
         assert of(group, LOCAL, "captured") in TEXT and of(group, LOCAL, "share") in TEXT
@@ -78,7 +83,7 @@ def test_where_nothing_is_left():
     for what in ("captured", "recall"):
         assert f"{of(two, PREFIX, what)} and {of(one, PREFIX, what)}" in TEXT
     assert f"bring {of(two, PREFIX, 'recall', 30)} and {of(one, PREFIX, 'recall', 30)}" in TEXT
-    assert max(plane(group, PREFIX)["share"]["mean"] for group in (one, two)) < 0.5
+    assert max(there(group, PREFIX)["share"]["mean"] for group in (one, two)) < 0.5
     behind = [of(group, PREFIX, "held_out") for group in (one, two)]
     assert "where recall is gone {} and {}".format(*behind) in TEXT
     weights = [short(f"{group['found']['mean']:.3f}") for group in (two, one)]
@@ -102,7 +107,7 @@ def test_what_was_left_and_what_it_was_kept_in():
     assert f"and {ends([captured for _, captured in kept])} where" in TEXT
     assert f"where {ends([left for left, _ in kept])} of it are left" in TEXT
     means = [
-        short(f"{plane(groups(source)[model], PREFIX)['captured']['mean']:.3f}")
+        short(f"{there(groups(source)[model], PREFIX)['captured']['mean']:.3f}")
         for model in (CACHE, ONE)
         for source in (MILD, DEEP)
     ]
@@ -113,18 +118,18 @@ def test_what_was_left_and_what_it_was_kept_in():
             one = adam[sgd["model"]]
             share = sgd["displacement"]["mean"] / one["displacement"]["mean"]
             assert 0.33 < share < 0.51
-            captured = [plane(group, PREFIX)["captured"]["mean"] for group in (sgd, one)]
+            captured = [there(group, PREFIX)["captured"]["mean"] for group in (sgd, one)]
             assert captured[0] < captured[1]
 
 
 def test_other_planes():
     both = [*groups(DEEP).values(), *groups(MILD).values()]
-    static = [round(plane(group, STATIC)["captured"]["mean"], 3) for group in both]
+    static = [round(there(group, STATIC)["captured"]["mean"], 3) for group in both]
     assert (min(static), max(static)) == (0.004, 0.022) and "capture .004 to .022" in TEXT
     for group in both:
-        before, lots = (plane(group, name)["recall"] for name in (STATIC, RANDOM))
+        before, lots = (there(group, name)["recall"] for name in (STATIC, RANDOM))
         assert before["ci95"][0] < lots["ci95"][1]
-    back = [round(plane(group, BACK, 1)["captured"]["mean"], 3) for group in both]
+    back = [round(there(group, BACK, 1)["captured"]["mean"], 3) for group in both]
     assert f"captures {min(back)} to {max(back)}".replace("0.", ".") in TEXT
     cosines = [round(group["back"]["mean"], 3) for group in both]
     assert f"(cosine {min(cosines)} to {max(cosines)})".replace("0.", ".") in TEXT
@@ -173,5 +178,5 @@ def test_the_front_page_and_the_overview_say_the_same():
     (row,) = re.findall(r"^\| `recovery` .*$", README, flags=re.MULTILINE)
     mild, deep = groups(MILD)[ONE], groups(DEEP)[TWO]
     for text in (row, OVERVIEW):
-        assert short(f"{plane(mild, PREFIX)['recall']['mean']:.3f}") in text
-        assert short(f"{plane(deep, PREFIX)['recall']['mean']:.3f}") in text
+        assert short(f"{there(mild, PREFIX)['recall']['mean']:.3f}") in text
+        assert short(f"{there(deep, PREFIX)['recall']['mean']:.3f}") in text
