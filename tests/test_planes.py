@@ -144,6 +144,8 @@ def test_a_seed_that_never_learned_is_left_out_and_named():
     assert "N = 2: seed 1 is left out, which never recalled 0.9" in planes.conclude(summary)
     (alone, *_) = planes.summarise([never])  # where nobody learned all are told
     assert (alone["seeds"], alone["left_out"]) == ([1], [])
+    assert "N = 2 never recalled 0.9, so it had little to lose" in planes.conclude([alone])
+    assert "never recalled" not in planes.conclude(planes.summarise(rows()))
 
 
 @pytest.mark.parametrize(

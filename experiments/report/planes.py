@@ -346,7 +346,12 @@ def conclude(summary: Sequence[Recovered]) -> str:
     """What came back, what planes capture of it, and what they bring back alone."""
     said = [_sentence(group) for group in filter(is_main, summary)]
     for group in filter(is_main, summary):
-        if group["left_out"]:
+        if group["before"]["mean"] < LEARNED:
+            said.append(
+                f"{group['model']} never recalled {LEARNED:g}, so it had little to lose, and its "
+                "lines say little."
+            )
+        elif group["left_out"]:
             seeds = ", ".join(map(str, group["left_out"]))
             said.append(
                 f"{group['model']}: seed {seeds} is left out, which never recalled {LEARNED:g} and "
