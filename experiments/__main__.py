@@ -23,8 +23,8 @@ SWEPT = (
     "lclm_depo",
     "dash_attention",
     "consa",
-    "recovery",
     "qk_restore",
+    "recovery",
     "knowledge_seeding",
 )
 EXPERIMENTS = (*SWEPT, "cost_of_sleep")
