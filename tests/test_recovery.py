@@ -195,7 +195,10 @@ def test_a_recovery_is_what_its_path_says(model):
     assert found["lost"] == model.scores(model.theta)
     assert found["before"] == model.scores(model.star)
     ended = found["within"][planes.PREFIX][10]
-    again = model.recover(model.theta, planes.ADAM, recovery.orthonormal(updates))[-1]
+    in_plane = model.recover(model.theta, planes.ADAM, recovery.orthonormal(updates))
+    first = np.linalg.norm(in_plane[1] - in_plane[0])  # Adam's first: the rate, in every coordinate
+    assert first == pytest.approx(found["of_first"][1], rel=0.1)
+    again = in_plane[-1]
     assert ended == model.scores(jnp.asarray(again, jnp.float32)) != found["lost"]
     span = np.linalg.lstsq(updates, again - path[0], rcond=None)[0]
     np.testing.assert_allclose(updates @ span, again - path[0], atol=1e-4)
