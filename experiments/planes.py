@@ -18,7 +18,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,21 +26,34 @@ import numpy as np
 import optax
 
 from experiments.fine_tuned import RECALL
-from sleep_jax import distributed, flops, parts, recovery
+from experiments.report.planes import (
+    ADAM,
+    AFTER,
+    ALL,
+    BACK,
+    FEW,
+    FINAL,
+    FINE_TUNING,
+    KRYLOV,
+    LOCAL,
+    NAMES,
+    NOISE,
+    OTHER,
+    PREFIX,
+    RANDOM,
+    SGD,
+    STATIC,
+)
+from sleep_jax import flops, parts, recovery
 from sleep_jax.config import RunConfig
 from sleep_jax.recovery import Doubles, Vector
 from sleep_jax.tasks.task import TRAIN
 from sleep_jax.trained import Trained
-from sleep_jax.training.evaluation import evaluation_sequences
+from sleep_jax.training.evaluation import evaluation_sequences, in_batches
 from sleep_jax.training.step import Batch
 
 log = logging.getLogger("sleep_jax")
 
-STATIC, LOCAL, FINAL, OTHER = "static", "local", "final", "other skill"
-PREFIX, KRYLOV, BACK, RANDOM = "prefix", "krylov", "back", "random"
-FINE_TUNING, NOISE = "fine-tuning", "noise"
-ADAM, SGD = "adam", "sgd"
-ALL = "all"
 PARTS = {
     ALL: lambda path: True,
     "attention": parts.attention("query", "key", "value", "output"),
@@ -50,7 +63,6 @@ PARTS = {
     "embeddings": parts.embeddings,
 }
 DIMENSIONS = (1, 3, 10, 30)  # k of planes
-FEW = 10  # k of most that is told
 TRAINED_IN = {
     1: (BACK,),
     FEW: (STATIC, LOCAL, FINAL, OTHER, PREFIX, KRYLOV, RANDOM),
@@ -79,7 +91,7 @@ class Measuring:
     @property
     def marks(self) -> list[int]:
         """Updates behind which gradients are taken."""
-        return sorted({t for t in (0, 10, 30, 100) if t < self.steps} | {self.steps})
+        return sorted({t for t in (0, 10, 30, AFTER) if t < self.steps} | {self.steps})
 
     def optimizer(self, name: str, longer: float = 1.0) -> optax.GradientTransformation:
         """ADAM or SGD, its rate so many times what it is."""
@@ -103,6 +115,8 @@ class _Model:
         self.held_out = evaluation_sequences(self.config, self.config.train.evaluation_sequences)
         self.lessons = self.batches(0, measuring.steps)
         self.random = jax.random.split(jax.random.key(after.config.train.seed), 2)
+        self.before = self.scores(self.star)
+        self.static = self.gradients(self.star, 3)
 
     def scores(self, theta: Vector) -> dict[str, float]:
         """On the run's evaluation sequences of recall."""
@@ -118,12 +132,7 @@ class _Model:
         size = config.train.batch_size
         start = _FROM + number * _SETS
         sequences = config.task.sample(config.train.seed, TRAIN, start, count * size)
-        return [
-            distributed.whole_to_mesh(
-                {name: array[at : at + size] for name, array in sequences.items()}, self.run.mesh
-            )
-            for at in range(0, count * size, size)
-        ]
+        return in_batches(sequences, size, self.run.mesh)
 
     def gradients(
         self, theta: Vector | Doubles, number: int, config: RunConfig | None = None
@@ -139,6 +148,22 @@ class _Model:
         return recovery.train(self.gradient, by, theta, self.lessons, plane).astype(np.float64)
 
 
+class _Start(NamedTuple):
+    """Where recovery begins, and what it needs none of: the same whichever way it then goes.
+
+    Attributes:
+      scores: on recall there.
+      gradients: of recall, from two sets of batches.
+      planes: all but those of the path, PREFIX and FINAL.
+    """
+
+    lost_by: str
+    theta: Vector
+    scores: dict[str, float]
+    gradients: tuple[Doubles, Doubles]
+    planes: dict[str, Doubles]
+
+
 def measured(before: Trained, after: Trained, measuring: Measuring) -> list[dict[str, Any]]:
     """Three recoveries of a run that began with another: see `_recovery` for what each holds.
 
@@ -148,82 +173,89 @@ def measured(before: Trained, after: Trained, measuring: Measuring) -> list[dict
     moved = jnp.linalg.norm(model.theta - model.star)
     noise = jax.random.normal(model.random[0], model.star.shape)
     noisy = model.star + noise * (moved / jnp.linalg.norm(noise))
+    fine_tuned = _start(model, FINE_TUNING, model.theta)
     return [
-        _recovery(model, FINE_TUNING, model.theta, ADAM, TRAINED_IN),
-        _recovery(model, FINE_TUNING, model.theta, SGD),
-        _recovery(model, NOISE, noisy, ADAM),
+        _recovery(model, fine_tuned, ADAM, TRAINED_IN),
+        _recovery(model, fine_tuned, SGD),
+        _recovery(model, _start(model, NOISE, noisy), ADAM),
     ]
+
+
+def _start(model: _Model, lost_by: str, theta: Vector) -> _Start:
+    one, other = (model.gradients(theta, number) for number in (1, 2))
+    most = max(DIMENSIONS)
+    drawn = np.asarray(jax.random.normal(model.random[1], (theta.size, most)), np.float64)
+    planes = {
+        STATIC: recovery.top(model.static, most),
+        LOCAL: recovery.top(one, most),
+        OTHER: recovery.top(model.gradients(theta, 3, model.run.config), most),
+        KRYLOV: recovery.krylov(model.gradient, theta, model.batches(4, 16), FEW),
+        BACK: recovery.orthonormal(np.asarray(model.star - theta, np.float64)[:, None]),
+        RANDOM: recovery.orthonormal(drawn),
+    }
+    return _Start(lost_by, theta, model.scores(theta), (one, other), planes)
 
 
 def _recovery(
     model: _Model,
-    lost_by: str,
-    theta: Vector,
+    start: _Start,
     optimizer: str,
     trained_in: Mapping[int, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """One recovery, and training in planes by their k and name.
 
     Returns:
-      `before`, `lost` and `found`: scores on recall at theta*, at theta and at the end. `captured`
-      and `held_out`, by plane and k: of the displacement, and of that behind the first k updates.
-      `within`, by plane and k: scores where training in it ended. `displacement`: its length;
-      `of_first`, by k, that of the first k updates. `back`: cosine of the displacement with
-      theta* - theta. `spectrum`: of gradients at theta, as they are and less their mean. `parts`:
-      see `_of_part`. `tokens` and `flops` of one recovery.
+      `before`, `lost` and `found`: scores on recall at theta*, at the start and at the end.
+      `captured` and `held_out`, by plane and k: of the displacement, and of that behind the first k
+      updates. `within`, by plane and k: scores where training in it ended. `displacement`: its
+      length; `of_first`, by k, that of the first k updates. `back`: cosine of the displacement with
+      theta* - theta. `spectrum`: of gradients at the start, as they are and less their mean.
+      `parts`: see `_of_part`. `tokens` and `flops` of one recovery.
     """
-    log.info("recovery from %s by %s", lost_by, optimizer)
-    path = model.recover(theta, optimizer)
+    log.info("recovery from %s by %s", start.lost_by, optimizer)
+    path = model.recover(start.theta, optimizer)
     end, delta = jnp.asarray(path[-1], jnp.float32), path[-1] - path[0]
-    at = {t: [model.gradients(path[t], number) for number in (1, 2)] for t in model.measuring.marks}
-    start = at[0][0]
-    gradients = {
-        STATIC: model.gradients(model.star, 3),
-        LOCAL: start,
-        FINAL: at[model.measuring.steps][0],
-        OTHER: model.gradients(theta, 3, model.run.config),
+    later = model.measuring.marks[1:]
+    at = {0: start.gradients} | {
+        t: tuple(model.gradients(path[t], number) for number in (1, 2)) for t in later
     }
-    back = np.asarray(model.star - theta, np.float64)[:, None]
-    most = max(DIMENSIONS)
-    drawn = np.asarray(jax.random.normal(model.random[1], (theta.size, most)), np.float64)
-    planes = {name: recovery.top(found, most) for name, found in gradients.items()} | {
+    here, most = start.gradients[0], max(DIMENSIONS)
+    planes = start.planes | {
+        FINAL: recovery.top(at[model.measuring.steps][0], most),
         PREFIX: recovery.orthonormal((path[1 : most + 1] - path[:most]).T),
-        KRYLOV: recovery.krylov(model.gradient, theta, model.batches(4, 16), FEW),
-        BACK: recovery.orthonormal(back),
-        RANDOM: recovery.orthonormal(drawn),
     }
     chosen = {
-        name: {k: plane[:, :k] for k in DIMENSIONS if k <= plane.shape[1]}
-        for name, plane in planes.items()
+        name: {k: planes[name][:, :k] for k in DIMENSIONS if k <= planes[name].shape[1]}
+        for name in NAMES
     }
     within: dict[str, dict[int, Any]] = {}
     for k, names in trained_in.items():
         for name in names:
-            log.info("recovery from %s in %d directions: %s", lost_by, k, name)
-            ended = model.recover(theta, optimizer, chosen[name][k])[-1]
+            log.info("recovery from %s in %d directions: %s", start.lost_by, k, name)
+            ended = model.recover(start.theta, optimizer, chosen[name][k])[-1]
             scores = model.scores(jnp.asarray(ended, jnp.float32))
             within.setdefault(name, {})[k] = scores
     masks = {name: np.array([is_in(path) for path in model.paths]) for name, is_in in PARTS.items()}
-    config = model.config
+    back, config = np.asarray(model.star - start.theta, np.float64), model.config
     return {
-        "lost_by": lost_by,
+        "lost_by": start.lost_by,
         "optimizer": optimizer,
-        "before": model.scores(model.star),
-        "lost": model.scores(theta),
+        "before": model.before,
+        "lost": start.scores,
         "found": model.scores(end),
         "captured": _by_plane(chosen, lambda k: delta),
         "held_out": _by_plane(chosen, lambda k: path[-1] - path[k]),
         "within": within,
         "displacement": float(np.linalg.norm(delta)),
         "of_first": {k: float(np.linalg.norm(path[k] - path[0])) for k in DIMENSIONS},
-        "back": float(np.sum(back[:, 0] * delta) / np.linalg.norm(back) / np.linalg.norm(delta)),
+        "back": float(np.sum(back * delta) / np.linalg.norm(back) / np.linalg.norm(delta)),
         "spectrum": {
-            "as they are": recovery.spectrum(start, FEW)._asdict(),
-            "less their mean": recovery.spectrum(start - start.mean(0), FEW)._asdict(),
+            "as they are": recovery.spectrum(here, FEW)._asdict(),
+            "less their mean": recovery.spectrum(here - here.mean(0), FEW)._asdict(),
         },
         "marks": model.measuring.marks,
         "parts": {
-            name: _of_part(mask, delta, path, at, gradients)
+            name: _of_part(mask, delta, path, at, {STATIC: model.static, LOCAL: here})
             for name, mask in masks.items()
             if mask.any()
         },

@@ -167,7 +167,10 @@ def test_sets_of_sequences_are_apart_from_each_other_and_of_recall(model):
 
 def test_a_recovery_is_what_its_path_says(model):
     found = planes._recovery(
-        model, planes.FINE_TUNING, model.theta, planes.ADAM, {10: (planes.PREFIX,)}
+        model,
+        planes._start(model, planes.FINE_TUNING, model.theta),
+        planes.ADAM,
+        {10: (planes.PREFIX,)},
     )
     path = model.recover(model.theta, planes.ADAM)
     delta = path[-1] - path[0]
@@ -206,7 +209,7 @@ def test_a_recovery_is_what_its_path_says(model):
 
 
 def test_overlaps_of_parts(model):
-    found = planes._recovery(model, planes.NOISE, model.theta, planes.SGD)
+    found = planes._recovery(model, planes._start(model, planes.NOISE, model.theta), planes.SGD)
     assert found["within"] == {} and found["marks"] == [0, 10, 30, 32]
     whole = found["parts"][planes.ALL]
     assert whole["share"] == 1 and whole["dimensions"] == model.theta.size
@@ -227,7 +230,12 @@ def test_overlaps_of_parts(model):
 
 def test_noise_is_as_long_as_what_fine_tuning_moved(monkeypatch):
     seen = []
-    monkeypatch.setattr(planes, "_recovery", lambda model, *how: seen.append((model, how)))
+    monkeypatch.setattr(planes, "_start", lambda model, *where: where)
+    monkeypatch.setattr(
+        planes,
+        "_recovery",
+        lambda model, start, *how: seen.append((model, (*start, *how))),
+    )
     planes.measured(BEFORE, AFTER, MEASURING)
     (model, adam), (_, sgd), (_, noise) = seen
     assert adam[:1] + adam[2:] == (planes.FINE_TUNING, planes.ADAM, planes.TRAINED_IN)

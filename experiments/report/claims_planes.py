@@ -11,7 +11,6 @@ from experiments.report.planes import (
     PREFIX,
     RANDOM,
     STATIC,
-    Mean,
     Plane,
     Recovered,
     is_main,
@@ -20,6 +19,7 @@ from experiments.report.planes import (
     quote_share,
 )
 from experiments.report.sources import Source
+from experiments.report.summary import Mean
 from experiments.report.verdicts import Claim, Finding, Verdict, not_run
 from experiments.report.words import quote, signed
 

@@ -9,14 +9,18 @@ from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 from experiments.report.groups import Interval, short
-from experiments.report.summary import Row, group_rows, interval, mean, student_t_half
+from experiments.report.summary import Mean, Row, group_rows, interval, mean, mean_of
 from experiments.report.words import quote, scientific
 
-FEW = 10  # k of what is compared
-LEARNED = 0.9  # recall before; a model that never had it has nothing to lose
+# Names of what experiments/planes.py measures: planes, ways to lose and to learn again, parts.
+STATIC, LOCAL, FINAL, OTHER = "static", "local", "final", "other skill"
+PREFIX, KRYLOV, BACK, RANDOM = "prefix", "krylov", "back", "random"
+FINE_TUNING, NOISE = "fine-tuning", "noise"
+ADAM, SGD = "adam", "sgd"
+ALL = "all"
+FEW = 10  # k of most that is told
 AFTER = 100  # updates behind which gradients' planes are looked at again
-STATIC, LOCAL, PREFIX, RANDOM, BACK = "static", "local", "prefix", "random", "back"
-FINE_TUNING, ADAM, ALL = "fine-tuning", "adam", "all"
+LEARNED = 0.9  # recall before; a model that never had it has nothing to lose
 FULL = "transformer, full cache"
 HEADER = (
     "model", "directions", "k", "seeds n", "captured [95%]", "captured behind the first k updates",
@@ -39,20 +43,13 @@ IN_TIME = (
 NAMES = {
     STATIC: "gradients before",
     LOCAL: "gradients here",
-    "final": "gradients at the end",
-    "other skill": "gradients of the other skill",
+    FINAL: "gradients at the end",
+    OTHER: "gradients of the other skill",
     PREFIX: "first updates",
-    "krylov": "Krylov",
+    KRYLOV: "Krylov",
     BACK: "the way back",
     RANDOM: "random",
 }
-
-
-class Mean(TypedDict):
-    """A mean over seeds with half its 95% interval; none of one seed."""
-
-    mean: float
-    half: float | None
 
 
 class Plane(TypedDict):
@@ -116,12 +113,6 @@ def summarise(rows: Iterable[Row]) -> list[Recovered]:
         for number in range(len(group[0]["recoveries"]))
     ]
     return sorted(found, key=lambda g: (g["pairs"], g["keeps_cache"], g["passes"]))
-
-
-def mean_of(values: Sequence[float]) -> Mean:
-    """Over seeds."""
-    half = student_t_half(values) if len(values) > 1 else None
-    return {"mean": mean(values), "half": half}
 
 
 def _group(rows: Sequence[Row], number: int) -> Recovered:
@@ -316,10 +307,7 @@ def _of_captured(group: Recovered) -> list[str]:
             for name in (PREFIX, LOCAL, STATIC)
             for field in ("captured", "held_out")
         ),
-        *(
-            quote_share(at["captured"]) if (at := found[name]) else "-"
-            for name in ("krylov", RANDOM)
-        ),
+        *(quote_share(at["captured"]) if (at := found[name]) else "-" for name in (KRYLOV, RANDOM)),
     ]
 
 

@@ -15,12 +15,12 @@ from experiments.report.planes import (
     FEW,
     FINE_TUNING,
     NAMES,
-    Mean,
     Plane,
     Recovered,
     is_main,
 )
 from experiments.report.style import COLOURS, COLUMN, FLOOR, GREY, MARKERS, STYLE, legend, save
+from experiments.report.summary import Mean
 
 _SHOWN = dict(zip((ALL, "attention", "fast weights", "MLPs"), ("black", *COLOURS), strict=False))
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from experiments.report.groups import Interval, short
 from experiments.report.style import COLOURS, COLUMN, FLOOR, STYLE, legend, save
-from experiments.report.summary import Row, group_rows, interval, student_t_half
+from experiments.report.summary import Mean, Row, group_rows, interval, mean_of
 from experiments.report.words import quote, scientific, signed
 
 RECALL = "recall"
@@ -23,13 +23,6 @@ HEADER = (
     "fine-tuned on", "put back", "N", "pairs", "seeds n", "recall [95%]", "nearest quarter",
     "farthest quarter", "recall put back [95%]", "fine-tuned skill [95%]", "tokens", "FLOPs",
 )  # fmt: skip
-
-
-class Change(TypedDict):
-    """A mean of differences, seed by seed, with half its 95% interval; none of one seed."""
-
-    mean: float
-    half: float | None
 
 
 class Restored(TypedDict):
@@ -43,7 +36,7 @@ class Restored(TypedDict):
     recall: Interval
     nearest: Interval
     farthest: Interval
-    regained: Change | None  # recall against that with nothing put back
+    regained: Mean | None  # recall against that with nothing put back
     own: Interval | None  # accuracy on the fine-tuned skill
     floor: float
     train_tokens: int
@@ -107,10 +100,9 @@ def _group(
     }
 
 
-def _change(values: Sequence[float], plain: Sequence[float]) -> Change:
-    moved = [value - other for value, other in zip(values, plain, strict=True)]
-    half = student_t_half(moved) if len(moved) > 1 else None
-    return {"mean": sum(moved) / len(moved), "half": half}
+def _change(values: Sequence[float], plain: Sequence[float]) -> Mean:
+    """Of the differences, seed by seed."""
+    return mean_of([value - other for value, other in zip(values, plain, strict=True)])
 
 
 def lines(summary: Sequence[Restored]) -> list[list[str]]:
@@ -138,7 +130,7 @@ def _words(skill: str) -> str:
     return skill.replace("_", " ")
 
 
-def quote_change(change: Change | None) -> str:
+def quote_change(change: Mean | None) -> str:
     """`+0.400 [+0.350, +0.450]`, or "-" where there is nothing to compare with."""
     if change is None:
         return "-"
@@ -190,12 +182,12 @@ def _sentence(before: Restored | None, plain: Restored, paper: Restored) -> str:
     )
 
 
-def is_more(change: Change) -> bool:
+def is_more(change: Mean) -> bool:
     """Whether its interval is above nothing."""
     return change["half"] is not None and change["mean"] > change["half"]
 
 
-def _shown(change: Change | None) -> str:
+def _shown(change: Mean | None) -> str:
     assert change
     if change["half"] is None:
         return "of one seed"

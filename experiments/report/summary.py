@@ -8,7 +8,7 @@ the run directories alone.
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from scipy import special
 
@@ -16,6 +16,14 @@ from experiments.report.files import READINGS, ReportError, read_object
 from experiments.report.groups import Interval
 
 Row = dict[str, Any]
+
+
+class Mean(TypedDict):
+    """A mean over seeds with half its 95% interval; none of one seed."""
+
+    mean: float
+    half: float | None
+
 
 _SCORES = ("exact_accuracy", "label_accuracy", "floor", "label_floor")
 
@@ -105,6 +113,11 @@ def check_scores(row: Row) -> None:
             raise ReportError(f"cell {row['cell']}: {name} is {value!r}, not a share")
     if not isinstance(row["loss"], int | float) or not math.isfinite(row["loss"]):
         raise ReportError(f"cell {row['cell']}: loss is {row['loss']!r}")
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """Over seeds, of what need not lie in [0, 1]."""
+    return {"mean": mean(values), "half": student_t_half(values) if len(values) > 1 else None}
 
 
 def mean(values: Sequence[float]) -> float:

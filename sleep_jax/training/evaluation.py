@@ -70,10 +70,7 @@ def evaluate(
     program = program.at(passes or program.sleep.passes)
     step = make_evaluation_step(program, mesh, threshold)
     count = len(sequences["mask"])
-    batches = [
-        distributed.whole_to_mesh(_rows(sequences, start, batch_size), mesh)
-        for start in range(0, count, batch_size)
-    ]
+    batches = in_batches(sequences, batch_size, mesh)
     step = processes.compiled(step, params, batches[0])
     pending = [step(params, batch) for batch in batches]
     sums = {
@@ -98,6 +95,12 @@ def evaluate(
             part = {name: array[chosen] for name, array in sums.items()}
             values["by_depth"][str(depth)] = {**_floats(part), "answers": int(chosen.sum())}
     return values
+
+
+def in_batches(sequences: Batch, size: int, mesh: Mesh) -> list[dict[str, Any]]:
+    """Sequences `[S, ...]` on the mesh, `size` at a time, a ragged last batch as in `evaluate`."""
+    starts = range(0, len(sequences["mask"]), size)
+    return [distributed.whole_to_mesh(_rows(sequences, start, size), mesh) for start in starts]
 
 
 def exact_at_greatest_depth(values: Mapping[str, Any]) -> float:
