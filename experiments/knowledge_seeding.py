@@ -27,7 +27,6 @@ from experiments.cells import Cell
 from experiments.presets import Preset
 from experiments.readings import write_missing
 from experiments.recall_pairs import PAIRS
-from experiments.report import files
 from sleep_jax.config import RunConfig
 from sleep_jax.errors import UserError
 from sleep_jax.model.config import GatedDeltaNetConfig, require
@@ -159,18 +158,13 @@ def _read(planned: Sequence[Cell], directory: Path) -> None:
     """Writes readings.json beside the row of every run that has none of these arms."""
     from experiments import days
 
-    compared = [dataclasses.asdict(arm) for arm in arms()]
-
     def measured(cell: Cell, run: Path) -> dict[str, Any]:
         task = cell.config.task
         assert isinstance(task, RecallConfig)
-        about = {"arms": compared, "keys": task.keys, "streams": days.STREAMS}
-        return {**about, "readings": readings(run)}
+        return {"keys": task.keys, "streams": days.STREAMS, "readings": readings(run)}
 
-    def is_read(path: Path) -> bool:
-        return path.exists() and files.read_object(path).get("arms") == compared
-
-    write_missing(planned, directory, measured, is_read)
+    compared = [dataclasses.asdict(arm) for arm in arms()]
+    write_missing(planned, directory, measured, {"arms": compared})
 
 
 def readings(run: Path) -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from experiments.cells import Cell
@@ -17,16 +18,22 @@ def write_missing(
     planned: Sequence[Cell],
     directory: Path,
     measure: Callable[[Cell, Path], dict[str, Any]],
-    is_read: Callable[[Path], bool] = Path.exists,
+    how: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Writes readings.json of every run that has none and that no other launcher is at.
 
     Args:
       directory: of the sweep.
       measure: what it holds, of a cell and its run directory.
-      is_read: whether a file, if it is there, is the one that is wanted.
+      how: what it holds beside that, the same for all; a file that says otherwise is written anew.
     """
     from sleep_jax import claims, records
+
+    def is_read(path: Path) -> bool:
+        if not path.exists():
+            return False
+        found = files.read_object(path) if how else {}
+        return all(found.get(field) == value for field, value in how.items())
 
     for cell in planned:
         path = directory / "cells" / cell.name / files.READINGS
@@ -36,7 +43,7 @@ def write_missing(
             with claims.claimed(path.parent):
                 if not is_read(path):
                     log.info("reading %s", cell.name)
-                    records.write_json(path, measure(cell, path.parent))
+                    records.write_json(path, {**how, **measure(cell, path.parent)})
         except claims.Held as error:
             log.info("%s is left to another launcher, %s", cell.name, error)
 

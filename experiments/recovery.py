@@ -24,7 +24,6 @@ from experiments.fine_tuned import CHAINS, RECALL, on_chains
 from experiments.presets import Preset
 from experiments.readings import write_missing
 from experiments.recall_pairs import PAIRS
-from experiments.report import files
 
 _CHAIN = CHAINS[0]
 _STEPS = flags.DEFINE_integer(
@@ -40,27 +39,29 @@ def cpu() -> Preset:
     (validation split, one seed). Expected, with `--passes=1,2`: experiments/results/recovery/cpu.
     """
     preset = recall_pairs.cpu()
-    task = dataclasses.replace(preset.config.task, skills=(RECALL, _CHAIN))
     train = dataclasses.replace(preset.config.train, tokens=6_400_000)
-    config = dataclasses.replace(preset.config, task=task, train=train)
-    return _without_matches(dataclasses.replace(preset, config=config))
+    config = dataclasses.replace(preset.config, train=train)
+    return _two_skills(dataclasses.replace(preset, config=config))
 
 
 def smoke() -> Preset:
     """Every part of the real thing, too short to learn. Used by the tests."""
-    preset = recall_pairs.smoke(cpu())
-    task = dataclasses.replace(preset.config.task, skills=(RECALL, _CHAIN))
-    config = dataclasses.replace(preset.config, task=task)
-    return _without_matches(dataclasses.replace(preset, config=config))
+    return _two_skills(recall_pairs.smoke(cpu()))
 
 
-def _without_matches(preset: Preset) -> Preset:
-    """One pass, for every seed beside a transformer that keeps its cache.
+def _two_skills(preset: Preset) -> Preset:
+    """Recall and chains, by one pass, for every seed beside a transformer that keeps its cache.
 
     Models that are damaged and recover are compared with themselves, so FLOPs are not matched.
     """
-    seeds = next(iter(preset.depths.values()))
-    return dataclasses.replace(preset, passes=(1,), match=(), full_cache_seeds=seeds)
+    task = dataclasses.replace(preset.config.task, skills=(RECALL, _CHAIN))
+    return dataclasses.replace(
+        preset,
+        config=dataclasses.replace(preset.config, task=task),
+        passes=(1,),
+        match=(),
+        full_cache_seeds=next(iter(preset.depths.values())),
+    )
 
 
 def _fine_tuned(first: Sequence[Cell], directory: Path) -> list[Cell]:
@@ -73,19 +74,15 @@ def _read(planned: Sequence[Cell], directory: Path) -> None:
     from sleep_jax import trained
 
     measuring = planes.Measuring(steps=_STEPS.value)
-    how = dataclasses.asdict(measuring)
 
     def measured(cell: Cell, run: Path) -> dict[str, Any]:
         begun = cell.config.train.warm_start_of_seed
         if not begun:
-            return {"measuring": how, "recoveries": []}
+            return {"recoveries": []}
         both = trained.load(begun), trained.load(run)
-        return {"measuring": how, "recoveries": planes.measured(*both, measuring)}
+        return {"recoveries": planes.measured(*both, measuring)}
 
-    def is_read(path: Path) -> bool:
-        return path.exists() and files.read_object(path).get("measuring") == how
-
-    write_missing(planned, directory, measured, is_read)
+    write_missing(planned, directory, measured, {"measuring": dataclasses.asdict(measuring)})
 
 
 EXPERIMENT = binary.Experiment(

@@ -152,51 +152,44 @@ GENERIC = Kind(
     published=[],
     drawings={},
 )
-QK_RESTORE = GENERIC._replace(
+RECALL = GENERIC._replace(floor="the chance of a guess among the values", reads="readings")
+QK_RESTORE = RECALL._replace(
     summarise=restored.summarise,
     conclude=restored.conclude,
     header=lambda summary: restored.HEADER,
     lines=restored.lines,
-    floor="the chance of a guess among the values",
     drawings={"restored.png": restored.draw},
-    reads="readings",
 )
-KNOWLEDGE_SEEDING = GENERIC._replace(
+KNOWLEDGE_SEEDING = RECALL._replace(
     summarise=seeded.summarise,
     conclude=seeded.conclude,
     header=lambda summary: seeded.HEADER,
     lines=seeded.lines,
-    floor="the chance of a guess among the values",
     drawings={"seeded.png": seeded.draw},
-    reads="readings",
 )
-DASH_ATTENTION = GENERIC._replace(
+DASH_ATTENTION = RECALL._replace(
     summarise=routed.summarise,
     conclude=routed.conclude,
     header=lambda summary: routed.HEADER,
     lines=routed.lines,
     also=routed.read_otherwise,
-    floor="the chance of a guess among the values",
     drawings={"routed.png": routed.draw},
-    reads="readings",
 )
-CONSA = GENERIC._replace(
+CONSA = RECALL._replace(
     summarise=choices.summarise,
     conclude=choices.conclude,
     header=lambda summary: choices.HEADER,
     lines=choices.lines,
     also=choices.decided,
-    floor="the chance of a guess among the values",
     drawings={"choices.png": choices.draw},
     reads="state_bytes",
 )
-RECOVERY = GENERIC._replace(
+RECOVERY = RECALL._replace(
     summarise=planes.summarise,
     conclude=planes.conclude,
     header=lambda summary: planes.HEADER,
     lines=planes.lines,
     also=planes.also,
-    floor="the chance of a guess among the values",
     drawings={"planes.png": planes_figure.draw, "by_loss.png": planes_figure.draw_by_loss},
     reads="recoveries",
 )
